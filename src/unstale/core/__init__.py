@@ -1,0 +1,1 @@
+"""The protocol, without a clock, a socket, a thread or a loop of its own."""

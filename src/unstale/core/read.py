@@ -1,0 +1,252 @@
+"""Reading a key: L1, the store, a load; and what is served when freshness cannot be proven.
+
+A read walks through this file from top to bottom: `read` decides, `look` finds, `load` (in its own module) loads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from unstale.core.claim import RefreshedElsewhereError
+from unstale.core.context import Read, surroundings
+from unstale.core.load import AbsentError, SlowLoadError, enclosing_frame, load
+from unstale.core.look import fetch, look_l1, look_store, proves
+from unstale.core.ops import ReadHead, Spawn, Wait
+from unstale.core.publish import catch_up
+from unstale.core.record import Stamp
+from unstale.core.served import Served, Want
+from unstale.errors import EngineError, UnprovenError, UsageError
+
+if TYPE_CHECKING:
+    from unstale.core.flights import Flight
+    from unstale.core.node import Node
+
+
+async def read(node: Node, want: Want) -> Served | None:
+    """Read a key.
+
+    Returns:
+        What is served; None when there is no entry and `want` has no loader.
+
+    Raises:
+        UnprovenError: Freshness cannot be proven, and the policy says `refuse`.
+        Exception: Whatever the loader raised.
+    """
+    arrived = node.clock()
+    if not await fresh_enough(node, want):
+        # Another generation, or this node is late: neither L1 nor the store can answer (H37).
+        return None if want.call is None else await _load_past_cache(node, want, arrived)
+    if want.anew:
+        return await load(node, want, arrived)
+    found = await look(node, want, arrived)
+    if found is not None and not found.stale:
+        await _refresh_early(node, want, found)
+        return found
+    if want.call is None:
+        return None
+    if found is not None and within_grace(node, want, found):
+        await refresh(node, want)
+        return found
+    unproven = None if found is not None else await serve_unproven(node, want, arrived)
+    return unproven if unproven is not None else await load_or_fall_back(node, want, arrived, found)
+
+
+async def look(node: Node, want: Want, arrived: float) -> Served | None:
+    """Find the best entry that there is: a fresh one from L1 or else from the store, or a stale one."""
+    resident = await look_l1(node, want, arrived)
+    if resident is not None and not resident.stale:
+        return resident
+    try:
+        stored = await look_store(node, want, arrived, *await fetch(node, want))
+    except EngineError as error:
+        node.trouble("fetch", error)
+        want.store_failed = True
+        if want.policy.store_out == "refuse":
+            raise
+        return resident
+    return stored if stored is not None else resident
+
+
+async def fresh_enough(node: Node, want: Want) -> bool:
+    """Settle which ticket a read has to answer, if any, and say whether this node has reached it.
+
+    A read inside a load has to be as fresh as that load: else a strong read of a view would be made of bounded ones.
+    """
+    if want.consistency == "strong":
+        want.after = await _head(node)
+    frame = enclosing_frame()
+    if frame is not None and frame.after is not None:
+        want.after = frame.after if want.after is None else later(want.after, frame.after)
+    return want.after is None or await reach(node, want.after, want.policy.ticket_wait_s)
+
+
+def later(one: Stamp, other: Stamp) -> Stamp:
+    """Give the ticket that stands for both; of two generations none does, and nothing reaches it."""
+    if one.generation != other.generation:
+        return Stamp("", 0)
+    return max(one, other, key=lambda stamp: stamp.position)
+
+
+async def reach(node: Node, ticket: Stamp, wait_s: float) -> bool:
+    """Wait until this node has applied what a ticket stands for; False when it is late, or of another generation."""
+    with node.lock:
+        behind = node.generation == ticket.generation and node.applied < ticket.position
+    if behind:
+        await catch_up(node)
+    with node.lock:
+        if node.generation != ticket.generation or node.applied >= ticket.position:
+            return node.generation == ticket.generation
+        signal = node.expect(ticket.position)
+    try:
+        await Wait(signal, wait_s)
+    finally:
+        with node.lock:
+            node.forget(signal)
+    with node.lock:
+        return node.generation == ticket.generation and node.applied >= ticket.position
+
+
+async def _head(node: Node) -> Stamp:
+    """Give the ticket of a strong read: the head of the log, or one that nothing reaches if it cannot be proven."""
+    try:
+        head = await ReadHead()
+    except EngineError as error:
+        node.trouble("head", error)
+        return Stamp("", 0)
+    return Stamp(head.generation if head.proven else "", head.head)
+
+
+async def _load_past_cache(node: Node, want: Want, arrived: float) -> Served:
+    """Load for a ticket that this node has not reached.
+
+    The load begins after the ticket was given, so its view shows what the ticket stands for.
+    """
+    want.anew = True
+    served = await load(node, want, arrived)
+    served.why = "loaded past the cache: the ticket was not reached"
+    return served
+
+
+def within_grace(node: Node, want: Want, found: Served) -> bool:
+    """Say whether something stale may be served while a refresh runs; the store's failure may be reason enough."""
+    excused = want.store_failed and want.policy.store_out == "stale"
+    kept_s = want.policy.kept_s if excused else want.policy.grace_s
+    return found.fresh_until is not None and node.clock() < found.fresh_until + kept_s
+
+
+async def serve_unproven(node: Node, want: Want, arrived: float) -> Served | None:
+    """Give what the policy prefers to a load with a lapsed lease, and refresh it; None to load.
+
+    Raises:
+        UnprovenError: The policy says `refuse`.
+    """
+    with node.lock:
+        if proves(node, want, arrived):
+            return None
+    if want.policy.unproven == "refuse":
+        msg = f"{want.key!r} cannot be proven fresh: nothing was heard from the log within max_staleness"
+        raise UnprovenError(msg, hint='write unproven="load" (the default) or unproven="stale"', key=want.key)
+    unproven = _unproven(node, want) if want.policy.unproven == "stale" else None
+    if unproven is not None:
+        await refresh(node, want)
+    return unproven
+
+
+async def load_or_fall_back(
+    node: Node, want: Want, arrived: float, fallback: Served | None, own: Flight | None = None
+) -> Served:
+    """Load, or wait for a flight of one's own; serve something stale instead if that fails or is slow."""
+    want.has_stale = fallback is not None
+    try:
+        return await load(node, want, arrived, own)
+    except SlowLoadError:
+        reason = "stale: the load is slow"
+    except (UsageError, AbsentError):
+        raise
+    except Exception as error:
+        if fallback is None or not within_error_grace(node, want, fallback):
+            raise
+        node.trouble("load", error)
+        reason = "stale: the load failed"
+    assert fallback is not None, "only a reader with something stale is told that a load is slow"
+    fallback.why = reason
+    return fallback
+
+
+def within_error_grace(node: Node, want: Want, found: Served) -> bool:
+    """Say whether something stale may be served because its load failed."""
+    return found.fresh_until is not None and node.clock() < found.fresh_until + want.policy.error_grace_s
+
+
+def _unproven(node: Node, want: Want) -> Served | None:
+    """Give what is resident although nothing proves it, for the policy that prefers that; never what was ended hard."""
+    with node.lock:
+        cell = node.table.cells.get(want.key)
+        now = node.clock()
+        if cell is None or cell.shape != want.codec.shape or now >= cell.fresh_until + want.policy.kept_s:
+            return None
+        stamp = Stamp(node.generation or "", cell.position)
+    value = want.codec.decode(cell.value) if want.policy.copy and not cell.failed else cell.value
+    return Served(
+        value=value, failed=cell.failed, source="l1", stamp=stamp, scopes=(cell.key, *cell.scopes), proven=None,
+        stale=True, why="stale: unproven", fresh_until=cell.fresh_until,
+    )  # fmt: skip
+
+
+async def _refresh_early(node: Node, want: Want, found: Served) -> None:
+    """Start a refresh if the moment that was drawn for it (XFetch) has come; once an entry."""
+    cell = found.cell
+    if cell is not None and want.call is not None and cell.deadline <= node.clock() < cell.fresh_until:
+        cell.deadline = cell.fresh_until
+        await refresh(node, want)
+
+
+async def refresh(node: Node, want: Want) -> None:
+    """Start to load a key anew in the background, unless that is under way."""
+    with node.lock:
+        if want.key in node.refreshing:
+            return
+        node.refreshing.add(want.key)
+    try:
+        await Spawn(lambda: _refresh(node, want), f"refresh {want.key}")
+    except BaseException:
+        node.refreshing.discard(want.key)
+        raise
+
+
+async def _refresh(node: Node, want: Want) -> None:
+    before = surroundings.set(None)  # the load that this read was part of has nothing to do with it
+    try:
+        await load(node, want.again(), node.clock())
+    except RefreshedElsewhereError:
+        node.counts["refreshed elsewhere"] += 1
+    except Exception as error:  # noqa: BLE001 - nobody waits for it: the stale value stays until its grace ends
+        node.trouble("refresh", error)
+    finally:
+        node.refreshing.discard(want.key)
+        surroundings.reset(before)
+
+
+def note(node: Node, want: Want, served: Served | None) -> None:
+    """Tell the load that this read is part of, and the observers around it, what was served."""
+    around = surroundings.get()
+    if around is None:
+        return
+    if served is None:
+        nothing = Read(want.key, "none", None, None, stale=False, why="no entry", scopes=(), remaining_s=None)
+        around.note(nothing, node.generation)
+        return
+    now = node.clock()
+    around.note(
+        Read(
+            want.key,
+            served.source,
+            served.stamp,
+            None if served.proven is None else now - served.proven,
+            served.stale,
+            served.why,
+            served.scopes,
+            None if served.fresh_until is None else served.fresh_until - now,
+        ),
+        None if served.stamp is None else served.stamp.generation,
+    )

@@ -1,0 +1,87 @@
+"""What a read was asked for, and what it served."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unstale.core.codec import Codec
+    from unstale.core.policy import Consistency, Policy
+    from unstale.core.record import Stamp
+    from unstale.core.table import Cell
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Want:
+    """One read of one key.
+
+    Attributes:
+        key: The key, which is also its own scope.
+        scopes: The scopes known beforehand: tags and namespace.
+        policy: How it is kept.
+        codec: How its value is encoded.
+        bound_s: How stale it may be at most, in seconds; infinity for `eventual`.
+        consistency: `bounded`, `eventual` or `strong`.
+        after: A ticket: nothing older than it will do.
+        call: The loader; None for a plain look.
+        blocking: The reader blocks its thread while it waits.
+        anew: Load, whatever there is (a refresh).
+        refreshing: A refresh in the background, of which one in the cluster is enough.
+        store_failed: The store failed during this read.
+        has_stale: The reader has something stale to fall back on when the load is slow.
+        stored_key: The key in the store.
+    """
+
+    key: str
+    scopes: tuple[str, ...]
+    policy: Policy
+    codec: Codec
+    bound_s: float
+    consistency: Consistency = "bounded"
+    after: Stamp | None = None
+    call: Callable[[], object | Awaitable[object]] | None = None
+    blocking: bool = False
+    anew: bool = False
+    refreshing: bool = False
+    store_failed: bool = False
+    has_stale: bool = False
+    stored_key: str = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the key in the store: the type's shape stands before it, so that no deploy reads another's bytes."""
+        self.stored_key = f"{self.codec.shape}|{self.key}"
+
+    def again(self) -> Want:
+        """Give the same read as a refresh in the background."""
+        return dataclasses.replace(self, after=None, consistency="bounded", anew=False, refreshing=True)
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Served:
+    """The answer to a read.
+
+    Attributes:
+        value: The value, or the exception to be raised.
+        failed: It is an exception.
+        source: `l1`, `store`, `load` or `flight`.
+        stamp: The stamp of the entry, None when it has none.
+        scopes: All that would end it, its own key first.
+        proven: The moment as of which it was proven fresh; None when nothing proved it.
+        stale: It is served although it is no longer fresh.
+        why: The reason, in a few words.
+        fresh_until: The moment at which its life ends; None when it is not kept.
+        cell: The resident entry, if it is one.
+    """
+
+    value: Any
+    failed: bool = False
+    source: str
+    stamp: Stamp | None
+    scopes: tuple[str, ...]
+    proven: float | None
+    stale: bool = False
+    why: str
+    fresh_until: float | None = None
+    cell: Cell | None = None
