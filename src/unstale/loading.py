@@ -1,0 +1,72 @@
+"""What a loader can say of the value that it loads, and what can be seen of the reads in a block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from unstale.core.context import Read, Surroundings, loading, surroundings
+from unstale.core.durations import Duration, seconds
+from unstale.core.keys import check_scope, check_version
+
+
+def tag(*scopes: str) -> None:
+    """Let the value that is being loaded depend on further scopes.
+
+    Args:
+        scopes: Scopes learnt while loading, such as `f"tenant:{row.tenant}"`.
+
+    Raises:
+        OutsideLoadError: Nothing is being loaded.
+        ScopeError: A scope that cannot be one.
+    """
+    frame = loading("tag")
+    for scope in scopes:
+        frame.scopes[check_scope(scope)] = None
+
+
+def ttl(duration: Duration) -> None:
+    """Give the value that is being loaded a life of its own, in place of the policy's `ttl`.
+
+    Args:
+        duration: Such as `"30s"`.
+
+    Raises:
+        OutsideLoadError: Nothing is being loaded.
+        DurationError: A duration that cannot be read.
+    """
+    loading("ttl").ttl_s = seconds(duration, "ttl")
+
+
+def skip() -> None:
+    """Do not cache the value that is being loaded.
+
+    Raises:
+        OutsideLoadError: Nothing is being loaded.
+    """
+    loading("skip").skipped = True
+
+
+def version(value: int) -> None:
+    """Give the source's version of the value that is being loaded or written: a row version, or a commit timestamp.
+
+    Args:
+        value: An integer of 64 bits, which grows with every change of the row.
+
+    Raises:
+        OutsideLoadError: Nothing is being loaded.
+        ValueTypeError: It is no such integer.
+    """
+    loading("version").version = check_version(value)
+
+
+@contextmanager
+def observe() -> Iterator[list[Read]]:
+    """Record what every read inside the block served: key, from where, stamp, proven as of, fresh or stale, why."""
+    around = surroundings.get() or Surroundings()
+    reads: list[Read] = []
+    token = surroundings.set(Surroundings(around.frame, (*around.observers, reads)))
+    try:
+        yield reads
+    finally:
+        surroundings.reset(token)
