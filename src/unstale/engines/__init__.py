@@ -1,0 +1,1 @@
+"""Engines: where entries and records are kept, each with both ports where it can have both."""
