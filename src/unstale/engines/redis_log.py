@@ -1,0 +1,269 @@
+"""The log of the Redis engine, step by step: records, the members that follow it, and its marks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from unstale.core.ops import Appended, Batch, Identity, MarksReply, Member, Members
+from unstale.core.record import Logged, Record, decode_record, encode_record
+from unstale.engines import redis_scripts as scripts
+from unstale.engines.memory import MEMBER_LIFE
+from unstale.engines.redis_calls import Call, Command, Steps
+from unstale.engines.redis_marks import decode_marks, version_text
+from unstale.engines.redis_scripts import Script
+from unstale.engines.redis_store import MS, Names, script_call
+from unstale.engines.redis_url import RedisUrl
+from unstale.engines.seal import Seal
+from unstale.errors import UnavailableError
+
+# The latest poll that ended at the head: its member, generation and position, and its answer.
+AtHead: TypeAlias = tuple[tuple[str, str, int], Batch | None]
+NOWHERE: Final[AtHead] = (("", "", -1), None)
+WAIT_SHARE: Final = 0.5  # of the time for an answer, that replicas have to acknowledge
+TICK_S: Final = 0.1  # an idle server sees only so often (hz 10) that a wait is over: a lease must not lapse by that
+SWEEP_S: Final = 30.0  # so often a node looks for members that have died
+
+
+class Told(msgspec.Struct, array_like=True):
+    """What a member tells of itself; `beat` is another one each time."""
+
+    beat: str
+    generation: str
+    applied: int
+    bound_s: float
+
+
+_encode_told = msgspec.msgpack.Encoder().encode
+_decode_told = msgspec.msgpack.Decoder(Told).decode
+
+
+class LogSteps:
+    """What the methods of the log's port do, and what they learn from the answers.
+
+    Args:
+        url: Of the engine.
+        names: The keys of the cache.
+        records_max: The log is trimmed to about so many records.
+        mark_ms: The life of a mark, in milliseconds.
+        clock: Elapsed time of this node, in seconds.
+        new_id: Source of unique ids.
+        end_poll: Ends the poll of a node that is under way.
+        seal: Signs records, if they are signed.
+    """
+
+    def __init__(  # noqa: PLR0917 - what the engine was made with
+        self,
+        url: RedisUrl,
+        names: Names,
+        records_max: int,
+        mark_ms: int,
+        clock: Callable[[], float],
+        new_id: Callable[[], str],
+        end_poll: Callable[[str], None],
+        seal: Seal | None = None,
+    ) -> None:
+        self._seal = seal
+        self._url = url
+        self._names = names
+        self._records_max = records_max
+        self._mark_ms = mark_ms
+        self._clock = clock
+        self._new_id = new_id
+        self._end_poll = end_poll
+        self._left: set[str] = set()  # their polls wait no more
+        self._seen: dict[bytes, tuple[bytes, float]] = {}  # members: what each said last, and since when
+        self._list: tuple[bytes, float] = (b"", 0.0)  # the member list: its id, and since when it is known
+        self._swept = clock()
+        self._replicas: int | None = None  # the most that the log was seen with
+        self._at_head = NOWHERE
+
+    def _on_log(self, script: Script, *args: bytes | str | int, keys: Iterable[bytes] = ()) -> Call:
+        """Give the call of a script upon the log."""
+        names = self._names
+        return Call((script_call(script, (*names.all, *keys), self._new_id(), *args),), (names.log,))
+
+    def _acknowledged(self, call: Call, quorum: int) -> Call:
+        """Give a call upon the log with the question, in the same write, how many replicas have followed it."""
+        wait = (b"WAIT", quorum, max(1, int(self._url.timeout_s * WAIT_SHARE * MS)))
+        return Call((*call.commands, wait), (*call.keys, self._names.log), slow=True)
+
+    def _quorum(self) -> Steps[int]:
+        """Give how many replicas have to acknowledge: as the URL says, else one where there are any."""
+        if self._url.quorum is not None:
+            return self._url.quorum
+        if self._replicas is None:
+            ((_generation, _head, _head_id, self._replicas),) = yield self._on_log(scripts.HEAD, "")
+        return 1 if self._replicas else 0
+
+    def _identity(self, generation: bytes, head: int, head_id: bytes, *, proven: bool = True) -> Identity:
+        """Give who answered. Where there are replicas, a deposed primary may answer polls as it always did (H11)."""
+        quorum = self._url.quorum if self._url.quorum is not None else self._replicas
+        return Identity(generation.decode(), head, head_id.decode(), proven, pulsed=bool(quorum))
+
+    def append(self, records: tuple[Record, ...]) -> Steps[Appended]:
+        """Append records by one script, acknowledged by the quorum if there is one."""
+        places: dict[str, int] = {}
+        args: list[bytes | str | int] = [self._records_max, self._mark_ms]
+        for record in records:
+            scopes = [places.setdefault(scope, len(places) + 5) for scope in dict.fromkeys(record.scopes)]
+            version = record.version
+            args += (
+                record.id, self._encode(record), "s" if record.soft else "h", version_text(version),
+                version.timeline if version else "", len(scopes), *scopes,
+            )  # fmt: skip
+        keys = [self._names.mark + scope.encode() for scope in places]
+        quorum = yield from self._quorum()
+        call = self._on_log(scripts.APPEND, *args, keys=keys)
+        if quorum:
+            (generation, *where, head, head_id), acknowledged = yield self._acknowledged(call, quorum)
+            if acknowledged < quorum:
+                msg = f"{acknowledged} of {quorum} replicas of {self._url.place} have acknowledged what was appended"
+                hint = "look at its replicas: INFO replication; or write quorum=0 into the URL, and lose what it proves"
+                raise UnavailableError(msg, hint=hint)
+        else:
+            ((generation, *where, head, head_id),) = yield call
+        logged = tuple(
+            Logged(position, prev.decode(), record)
+            for record, position, prev in zip(records, where[::2], where[1::2], strict=True)
+        )
+        return Appended(self._identity(generation, head, head_id), logged)
+
+    def poll(self, member: Member, position: int, limit: int, wait_s: float) -> Steps[Batch]:
+        """Ask for what there is, and if that is nothing, wait.
+
+        Each time the membership is renewed and the identity told, in the same write and after the records: an empty
+        answer alone proves nothing (H12). Who was at the head a moment ago waits at once.
+        """
+        here = (member.node, member.generation, position)
+        at, batch = self._at_head
+        batch = batch if at == here else None
+        wait_now = 0.0 if batch is None else wait_s
+        while True:
+            before = batch
+            try:
+                batch = yield from self._ask(member, position, limit, wait_now)
+            except UnavailableError:
+                self._at_head = NOWHERE  # another server may be the next to answer: ask it before waiting on it
+                if before is None or member.node not in self._left:
+                    raise
+                return before
+            at_head = batch.identity.head == position and batch.identity.generation == member.generation
+            self._at_head = (here, batch) if at_head else NOWHERE
+            if at_head and wait_now < wait_s and member.node not in self._left:
+                wait_now = wait_s
+                continue
+            missed = batch.at_id is None and not batch.records and batch.identity.head > position
+            if not missed or (before is not None and before.identity == batch.identity):
+                break
+            wait_now = 0.0  # appended between the two commands: the next look finds it, or it was trimmed away
+        if self._clock() - self._swept > SWEEP_S:
+            self._swept = self._clock()
+            yield from self.read_members()
+        return batch
+
+    def _ask(self, member: Member, position: int, limit: int, wait_s: float) -> Steps[Batch]:
+        names = self._names
+        read: list[bytes | str | int] = [b"XREAD", b"COUNT", max(1, limit)]
+        if wait_s:
+            read += (b"BLOCK", max(1, int((wait_s - TICK_S) * MS)))
+        read += (b"STREAMS", names.log, f"{position}-0")
+        told = Told(self._new_id(), member.generation, member.applied, member.max_staleness_s)
+        renew = script_call(
+            scripts.RENEW, names.all, self._new_id(), member.node, _encode_told(told),
+            int(member.max_staleness_s * MS), self._mark_ms // 2,
+        )  # fmt: skip
+        replies = yield Call((tuple(read), renew), (names.log, names.log), wait_s, member.node)
+        found, (generation, head, head_id, self._replicas, list_id) = replies
+        if self._list[0] != list_id:
+            self._list = (list_id, self._clock())
+        identity = self._identity(generation, head, head_id)
+        records = tuple(self._logged(*entry) for entry in found[0][1]) if found else ()
+        at_id: str | None = None
+        if records and records[0].position == position + 1:
+            at_id = records[0].prev
+        elif not records and position == head:
+            at_id = identity.head_id
+        return Batch(identity, at_id, records[:limit])
+
+    def _encode(self, record: Record) -> bytes:
+        data = encode_record(record)
+        return data if self._seal is None else self._seal.sign(f"record|{record.id}", data)
+
+    def _logged(self, entry_id: bytes, fields: list[Any]) -> Logged:
+        """Read one entry of the stream; one that is not ours names no predecessor, and so ends the chain."""
+        position = int(entry_id.partition(b"-")[0])
+        try:
+            _i, record_id, _p, prev, _d, data = fields
+            name, before = record_id.decode(), prev.decode()
+        except (ValueError, UnicodeDecodeError):
+            return Logged(position, "?", decode_record(b"", "?"))
+        if self._seal is not None:
+            data = self._seal.open(f"record|{name}", data)
+            if data is None:  # it has its place in the chain, and says nothing
+                return Logged(position, before, Record(name, (), why="no valid signature"))
+        return Logged(position, before, decode_record(data, name))
+
+    def read_head(self) -> Steps[Identity]:
+        """Tell the head: with a quorum, by a write that it acknowledges."""
+        quorum = yield from self._quorum()
+        if not quorum:
+            ((generation, head, head_id, self._replicas),) = yield self._on_log(scripts.HEAD, "")
+            return self._identity(generation, head, head_id)
+        call = self._acknowledged(self._on_log(scripts.HEAD, "proof"), quorum)
+        (generation, head, head_id, self._replicas), acknowledged = yield call
+        return self._identity(generation, head, head_id, proven=acknowledged >= quorum)
+
+    def read_members(self) -> Steps[Members]:
+        """Read the member list; who has said nothing for long, on this node's clock, is taken off it."""
+        ((generation, head, head_id, bound_ms, flat),) = yield self._on_log(scripts.MEMBERS)
+        listed = dict(zip(flat[::2], flat[1::2], strict=True))
+        list_id, now = listed.pop(b"list"), self._clock()
+        if self._list[0] != list_id:
+            self._list = (list_id, now)
+        seen: dict[bytes, tuple[bytes, float]] = {}
+        members: list[Member] = []
+        dead: list[Command] = []
+        for field, data in listed.items():
+            told = _told(data)
+            before = self._seen.get(field)
+            seen[field] = before if before is not None and before[0] == data else (data, now)
+            if told is None or now - seen[field][1] > MEMBER_LIFE * told.bound_s:
+                dead.append(script_call(scripts.FORGET, (self._names.members,), field, data))
+                continue
+            members.append(Member(field[1:].decode(), told.generation, told.applied, told.bound_s))
+        self._seen = seen
+        if dead:
+            yield Call(dead, [self._names.members] * len(dead))
+        identity = self._identity(generation, head, head_id)
+        return Members(identity, tuple(members), now - self._list[1], int(bound_ms) / MS)
+
+    def leave(self, node: str) -> Steps[None]:
+        """Take a node off the list, and end its poll."""
+        self._left.add(node)
+        self._at_head = NOWHERE
+        self._end_poll(node)
+        yield Call(((b"HDEL", self._names.members, b"n" + node.encode()),), (self._names.members,))
+
+    def read_marks(self, scopes: tuple[str, ...]) -> Steps[MarksReply]:
+        """Read marks, and the range that they cover: with a quorum, after a write that it acknowledges."""
+        keys = [self._names.mark + scope.encode() for scope in scopes]
+        quorum = yield from self._quorum()
+        if quorum:
+            call = self._acknowledged(self._on_log(scripts.MARKS, "proof", keys=keys), quorum)
+            (generation, head, head_id, start, marks), acknowledged = yield call
+        else:
+            acknowledged = 0
+            ((generation, head, head_id, start, marks),) = yield self._on_log(scripts.MARKS, "", keys=keys)
+        identity = self._identity(generation, head, head_id, proven=acknowledged >= quorum)
+        return MarksReply(identity, decode_marks(identity.generation, scopes, marks), start, head)
+
+
+def _told(data: bytes) -> Told | None:
+    """Read what a member told; None for what no member has written."""
+    try:
+        return _decode_told(data)
+    except msgspec.MsgspecError:
+        return None
