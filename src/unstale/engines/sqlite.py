@@ -168,7 +168,7 @@ class SQLiteEngine:
     def append(self, records: tuple[Record, ...]) -> Appended:
         """See `LogPort.append`."""
         appended = self._write(lambda db, cache, now: log.append(db, cache, records, now, self._limits))
-        self._database.pool.announce()
+        self._database.pool.waiting.announce()
         return appended
 
     def poll(self, member: Member, position: int, limit: int, wait_s: float) -> Batch:
@@ -177,7 +177,10 @@ class SQLiteEngine:
         self._left.discard(member.node)
         pool = self._database.pool
         while True:
-            changes, version = pool.changes, pool.version()  # before the log is read: what comes after ends the wait
+            changes, version = (
+                pool.waiting.changes,
+                pool.version(),
+            )  # before the log is read: what comes after ends the wait
             batch, due = self._ask(member, position, limit)
             if member.node in self._left:
                 return batch
@@ -189,7 +192,7 @@ class SQLiteEngine:
             changed = identity.generation != member.generation or identity.head != position
             if changed or time.monotonic() >= until:
                 return batch
-            pool.wait(changes, version, until)
+            pool.waiting.wait(changes, version, until)
             if pool.closed:
                 return batch
 
@@ -218,7 +221,7 @@ class SQLiteEngine:
         """See `LogPort.leave`."""
         self._left.add(node)
         self._write(lambda db, cache, _now: log.leave(db, cache, node))
-        self._database.pool.announce()
+        self._database.pool.waiting.announce()
 
     def close(self) -> None:
         """Close the file. Idempotent; what is under way may end."""

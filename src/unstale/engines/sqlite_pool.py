@@ -17,6 +17,7 @@ from collections.abc import Callable
 from unstale.engines import sqlite_fork as forks
 from unstale.engines.sqlite_open import RETRY_S, Life, Place, close, open_life, place
 from unstale.engines.sqlite_schema import engine_error, is_busy, is_io
+from unstale.engines.sqlite_wait import Version, Waiting
 from unstale.errors import UnavailableError
 
 IDLE_MAX = 32
@@ -24,14 +25,6 @@ FORK_PATIENCE_S = 1.0
 OPEN_TRIES = 5
 OPEN_RETRY_S = 0.01
 LOOK_S = 0.018  # what proves nothing by itself need not look more often whether the file is still the one at its path
-# Who waits looks so often: a commit of another process is seen half of it later, as a rule. What an idle process pays
-# for is being woken up, so after a quiet moment it looks less often.
-WAIT_LOOK_S = 0.05  # nor does a poll that waits: it looks at its end, whatever it says
-TICK_S = 0.004
-QUIET_TICK_S = 0.009
-QUIET_S = 0.25
-
-Version = tuple[Life, int]
 
 
 class Pool:
@@ -46,9 +39,7 @@ class Pool:
 
     def __init__(self, path: str, boot: str, adopt: Callable[[sqlite3.Connection], int], patience_s: float) -> None:
         self.path = os.path.abspath(path)  # noqa: PTH100 - a string; the working directory may change
-        self.changes = 0
         self.closed = False
-        self._busy_at = 0.0
         self._boot = boot
         self._adopt = adopt
         self._patience_s = patience_s
@@ -65,8 +56,7 @@ class Pool:
         self._lock = threading.Lock()
         self._returned = threading.Condition(self._lock)
         self.writing = threading.Lock()  # whoever writes holds it, so that threads do not compete for SQLite's lock
-        self._waking = threading.Lock()
-        self._waiting: set[threading.Lock] = set()
+        self.waiting = Waiting(self.version)
         self._pid = os.getpid()
 
     def take(self, *, writing: bool = False) -> tuple[Life, sqlite3.Connection | None]:
@@ -131,41 +121,6 @@ class Pool:
                 return None
             return life, number
 
-    def announce(self) -> None:
-        """Wake who waits in this process: something was appended."""
-        with self._waking:
-            self.changes += 1
-            for wake in self._waiting:
-                wake.release()
-            self._waiting.clear()
-
-    def wait(self, changes: int, version: Version | None, until: float) -> None:
-        """Wait until this process has announced a change, or another one has committed, or the file is another.
-
-        Where there was no version to compare with, for a moment only.
-        """
-        wake = threading.Lock()
-        wake.acquire()
-        with self._waking:
-            if self.changes != changes or self.closed:
-                return
-            self._waiting.add(wake)
-        now = time.monotonic()
-        while now < until:
-            tick_s = TICK_S if now - self._busy_at < QUIET_S else QUIET_TICK_S
-            if wake.acquire(timeout=min(until - now, tick_s)):
-                self._busy_at = now
-                break
-            now = time.monotonic()
-            if version is None or self.version() != version:
-                self._busy_at = now
-                break
-            life = version[0]
-            if now - life.looked > WAIT_LOOK_S and not life.intact():
-                break
-        with self._waking:
-            self._waiting.discard(wake)
-
     def _open(self) -> Life:
         until = time.monotonic() + self._patience_s
         tries = 0
@@ -194,7 +149,7 @@ class Pool:
         with self._lock:
             self.closed = True
             self._close_resting()
-        self.announce()
+        self.waiting.close()
 
     def _close_resting(self) -> None:
         if self._life is not None:
@@ -235,6 +190,7 @@ class Pool:
             if self._life is not None:
                 _inherited.append(self._life)
             self._life, self._over = None, []
+            self.waiting.forked()
             self._start()
 
 
