@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any, Self, TypeVar
 
@@ -385,9 +385,9 @@ class Cache:
         """Run a flow of the core, blocking this thread."""
         return run(flow, self.ports) if self._disabled else self.runtime.run(flow)
 
-    async def arun(self, flow: Flow[T]) -> T:
+    def arun(self, flow: Flow[T]) -> Coroutine[Any, Any, T]:
         """Run a flow of the core in the running event loop."""
-        return await (arun(flow, self.ports) if self._disabled else self.runtime.arun(flow))
+        return arun(flow, self.ports) if self._disabled else self.runtime.arun(flow)
 
     def adopt(self, policy: Policy) -> Policy:
         """Make sure that this node can keep what a policy promises, or raise `PolicyError`."""

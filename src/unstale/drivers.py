@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from types import CoroutineType
 from typing import Any, Final, TypeVar, cast
 
 from unstale.core import ops
@@ -49,15 +50,15 @@ def call_engine(op: Op[Any], ports: Ports) -> Any:
 
 def run(flow: Flow[T], ports: Ports) -> T:
     """Run a flow to its end, blocking this thread."""
-    step: Callable[[Any], Op[Any]] = flow.send
-    answer: Any = None
     try:
+        op = flow.send(None)
         while True:
-            op = step(answer)
             try:
-                answer, step = _perform(op, ports), flow.send
+                answer = _perform(op, ports)
             except BaseException as error:  # noqa: BLE001 - the flow decides what an error means
-                answer, step = error, flow.throw
+                op = flow.throw(error)
+            else:
+                op = flow.send(answer)
     except StopIteration as done:
         return cast("T", done.value)
     finally:
@@ -65,8 +66,11 @@ def run(flow: Flow[T], ports: Ports) -> T:
 
 
 def _perform(op: Op[Any], ports: Ports) -> Any:
-    if op.port != "driver":
-        return _call_user(op) if isinstance(op, ops.Load) else call_engine(op, ports)
+    kind = type(op)
+    if kind in CALLS:
+        return call_engine(op, ports)
+    if isinstance(op, ops.Load):
+        return _call_user(op)
     if isinstance(op, ops.Sleep):
         time.sleep(op.seconds)
         return None
@@ -164,34 +168,48 @@ BACKGROUND = Background()
 
 async def arun(flow: Flow[T], ports: Ports) -> T:
     """Run a flow to its end in the running event loop."""
-    step: Callable[[Any], Op[Any]] = flow.send
-    answer: Any = None
     try:
+        op = flow.send(None)
         while True:
-            op = step(answer)
             try:
-                answer, step = await _aperform(op, ports), flow.send
+                answer = _aperform(op, ports)
+                if type(answer) is CoroutineType:
+                    answer = await answer
             except BaseException as error:  # noqa: BLE001 - cancellation too is the flow's to deal with
-                answer, step = error, flow.throw
+                op = flow.throw(error)
+            else:
+                op = flow.send(answer)
     except StopIteration as done:
         return cast("T", done.value)
     finally:
         flow.close()
 
 
-async def _aperform(op: Op[Any], ports: Ports) -> Any:
-    if op.port == "driver":
-        return await _adrive(op, ports)
-    if isinstance(op, ops.Load):
-        value = op.call()
-        return await cast("Awaitable[object]", value) if inspect.isawaitable(value) else value
+def _aperform(op: Op[Any], ports: Ports) -> Any:
+    """Perform an op: its answer, or a coroutine that gives it."""
+    call = CALLS.get(type(op))
+    if call is None:
+        return _acall_user(op) if isinstance(op, ops.Load) else _adrive(op, ports)
+    method, fields = call
     engine = ports.store if op.port == "store" else ports.log
-    method, fields = CALLS[type(op)]
+    if method in engine.guarantees.native:
+        return getattr(engine, f"a{method}")(*fields(op))
     if method in engine.guarantees.quick:
         return call_engine(op, ports)
-    if method in engine.guarantees.native:
-        return await getattr(engine, f"a{method}")(*fields(op))
+    return _in_thread(op, ports)
+
+
+async def _in_thread(op: Op[Any], ports: Ports) -> Any:
     return await asyncio.to_thread(call_engine, op, ports)
+
+
+def _acall_user(op: ops.Load) -> object:
+    value = op.call()
+    return _awaited(value) if inspect.isawaitable(value) else value
+
+
+async def _awaited(value: Awaitable[object]) -> object:
+    return await value
 
 
 async def _adrive(op: Op[Any], ports: Ports) -> Any:

@@ -19,14 +19,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from unstale.core.calls import read_or_load
+from unstale.core.calls import read_served
 from unstale.core.context import surroundings
 from unstale.core.lease import Lease
 from unstale.plans import MISSING, Plan
 
 if TYPE_CHECKING:
+    from unstale.core.served import Served
     from unstale.core.table import Cell
 
 ALWAYS = Lease()
@@ -176,12 +177,14 @@ def _parts(plan: Plan) -> tuple[Any, Any, Any, Lease, float, Any]:
 
 
 def _read(plan: Plan, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    served = plan.cache.run(read_or_load(plan.cache.active, plan.want(args, named)))
+    cache = plan.cache
+    served = cast("Served", cache.run(read_served(cache.active, plan.want(args, named))))
     plan.name(served, args, named)
     return served.value
 
 
 async def _aread(plan: Plan, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    served = await plan.cache.arun(read_or_load(plan.cache.active, plan.want(args, named)))
+    cache = plan.cache
+    served = cast("Served", await cache.arun(read_served(cache.active, plan.want(args, named))))
     plan.name(served, args, named)
     return served.value

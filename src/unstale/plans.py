@@ -123,7 +123,7 @@ class Plan:
     def name(self, served: Served, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Let the next call with these arguments find the entry without rendering its key."""
         cell = served.cell
-        if cell is None or kwargs or self.policy.copy or self.consistency == "strong":
+        if cell is None or cell.queue is None or kwargs or self.policy.copy or self.consistency == "strong":
             return
         alias: Any
         kind: Any

@@ -7,9 +7,9 @@ import os
 import secrets
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from random import Random
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from unstale.core.ops import Flow
 from unstale.core.signal import Signal
@@ -53,11 +53,11 @@ class Runtime:
             self._start_for(flow)
         return run(flow, self.ports)
 
-    async def arun(self, flow: Flow[T]) -> T:
+    def arun(self, flow: Flow[T]) -> Coroutine[Any, Any, T]:
         """Run a flow in the running event loop."""
         if self._tail is None:
             self._start_for(flow)
-        return await arun(flow, self.ports)
+        return arun(flow, self.ports)
 
     def _start(self) -> None:
         with self._starting:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from unstale.core import ops
-from unstale.core.calls import read_or_load
+from unstale.core.calls import read_served
 from unstale.core.codec import codec_for
 from unstale.core.ops import Op
 from unstale.core.policy import Policy
@@ -65,7 +65,7 @@ class Stage:
         policy = Policy(ttl=ttl, jitter=0)
         bound_s = process.node.bound_s
         want = Want(key="k:1", scopes=("k",), policy=policy, codec=CODEC, bound_s=bound_s, call=load, **how)
-        task = self.world.spawn(process, read_or_load(process.node, want), "read")
+        task = self.world.spawn(process, read_served(process.node, want), "read")
         self.wait(1.0)
         assert task.done
         if task.error is not None:

@@ -152,7 +152,7 @@ class Bench:
 
     def want(self, key: str, call: Callable[[], object] | None = None, **how: Any) -> Want:
         """Give a read of a key; `how`: of the read, or fields of its policy."""
-        reading: dict[str, Any] = {name: how.pop(name) for name in tuple(how) if name in Want.__slots__}
+        reading: dict[str, Any] = {name: how.pop(name) for name in tuple(how) if name in Want.__struct_fields__}
         for name, value in {"scopes": (), "codec": CODEC, "bound_s": 2.0}.items():
             reading.setdefault(name, value)
         return Want(key=key, policy=Policy(**{"ttl": 60, "jitter": 0} | how), call=call, **reading)

@@ -9,7 +9,7 @@ import pytest
 import unstale
 from tests.support.scripted import CODEC, Bench, KilledError
 from unstale.core import ops
-from unstale.core.calls import read_served
+from unstale.core.calls import read_served, read_values
 from unstale.core.context import Frame, Read
 from unstale.core.entry import Entry, encode_entry
 from unstale.core.explain import explain
@@ -70,6 +70,13 @@ def test_h13_an_entry_older_than_the_node_is_judged_by_the_stores_marks(bench: B
     bench.publish("k")
     bench.hear(node)
     assert bench.run(read(node, bench.want(KEY))) is None
+
+
+def test_h13_each_of_many_is_judged_by_the_stores_marks(bench: Bench) -> None:
+    """A read of many keys asks the store's marks for those of its entries that are older than the node."""
+    node = late(bench)
+    assert bench.run(read_values(node, [bench.want(KEY), bench.want("none")], lambda _keys: {})) == {KEY: "stored"}
+    assert bench.run(read(node, bench.want(KEY))).source == "l1"
 
 
 @pytest.mark.parametrize("scope", [KEY, "k", "*"])

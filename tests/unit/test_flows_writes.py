@@ -12,6 +12,7 @@ from unstale.core import ops
 from unstale.core.calls import delete_key, publish_record, read_served
 from unstale.core.node import Node
 from unstale.core.ops import Member
+from unstale.core.publish import publish
 from unstale.core.read import read
 from unstale.core.record import Record, Stamp
 from unstale.core.table import Table
@@ -209,6 +210,27 @@ def test_h02_what_cannot_be_published_carries_what_was_written(bench: Bench) -> 
     with pytest.raises(NotPublishedError) as caught:
         writing(bench, node).end()
     assert (caught.value.fields["value"], node.intents) == ("written", {})
+
+
+def test_h35_a_written_value_that_died_on_its_way_is_not_sent(bench: Bench) -> None:
+    """A written value lives from the begin of its write: if the log takes longer than that, nothing is stored."""
+    node = bench.node()
+    script = writing(bench, node, ttl=5)
+    script.until(ops.Append)
+    bench.now += 6
+    assert script.end().value == "written"
+    assert bench.store.entries == {}
+
+
+def test_a_writer_whose_tail_was_quicker_asks_nothing(bench: Bench) -> None:
+    """What the node has applied when the reply to its append comes need not be fetched."""
+    node = bench.node()
+    script = bench.script(publish(node, Record("r", (KEY,))))
+    bench.perform(script.until(ops.Append))
+    bench.hear(node)
+    bench.broken[ops.Poll] = UnavailableError("it was asked")
+    assert script.end() == Stamp("g1", 1)
+    assert not node.counts["trouble:catch up"]
 
 
 def test_h07_an_append_of_unknown_outcome_is_repeated_with_its_id(bench: Bench) -> None:

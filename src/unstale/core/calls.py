@@ -37,18 +37,13 @@ async def read_served(node: Node | None, want: Want) -> Served | None:
     """Read a key, and tell those around of it; a failure that is remembered is raised."""
     if node is None:
         return await _read_disabled(want)
-    await ready(node)
+    if not node.joined.fired:
+        await ready(node)
     served = await read(node, want)
-    note(node, want, served)
+    if surroundings.get() is not None:
+        note(node, want, served)
     if served is not None and served.failed:
         raise served.value.with_traceback(None)
-    return served
-
-
-async def read_or_load(node: Node | None, want: Want) -> Served:
-    """Read a key with a loader: there is always an answer."""
-    served = await read_served(node, want)
-    assert served is not None, "a read with a loader serves or raises"
     return served
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from unstale.core.look import fetch, look_store
+from unstale.core.look import look_store
 from unstale.core.ops import Lock, Sleep, Unlock
 from unstale.core.served import Served, Want
 from unstale.errors import EngineError
@@ -38,7 +38,7 @@ async def claim(node: Node, want: Want) -> tuple[int | None, Served | None]:
             token = await Lock(want.stored_key, want.policy.lock_ttl_s)
             if want.refreshing:
                 return _refresher(token), None  # the entry that is there is the one to be replaced
-            found = await look_store(node, want, node.clock(), *await fetch(node, want))
+            found = await look_store(node, want, node.clock())
         except EngineError as error:
             node.trouble("lock", error)
             return token, None

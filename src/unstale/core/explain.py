@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from unstale.core.entry import decode_entry
-from unstale.core.look import fetch, proves
+from unstale.core.look import proves
 from unstale.core.marks import Mark, full, judge
-from unstale.core.ops import Identity, ReadMarks
+from unstale.core.ops import Fetch, Identity, ReadMarks
 from unstale.core.record import EVERYTHING, Stamp, Version
 from unstale.core.served import Want
 
@@ -56,7 +56,8 @@ async def explain(node: Node, want: Want) -> Explanation:
         EngineError: The store failed.
     """
     now = node.clock()
-    fetched, asked = await fetch(node, want)
+    asked = node.clock()
+    (fetched,) = await Fetch((want.stored_key,))
     entry = decode_entry(fetched.data, want.key) if fetched else None
     reply = await ReadMarks((want.key, *(entry.scopes if entry else want.scopes), EVERYTHING))
     with node.lock:

@@ -102,11 +102,12 @@ def _version(node: Node, frame: Frame) -> Version | None:
 
 
 async def send(node: Node, want: Want, entry: Entry, served: Served) -> None:
-    """Send a fill to the store, with the life that is left of it; the store's failure is reported, never raised."""
+    """Send a fill that has just passed its checks to the store; the store's failure is reported, never raised.
+
+    It is sent with the life that is left of it, and one that is dead already is not (H35).
+    """
     left_s = (served.fresh_until or 0.0) + entry.kept_s - node.clock()
-    with node.lock:
-        alive = node.admits(entry.stamp, entry.key, entry.scopes, entry.version)
-    if not alive or left_s - entry.kept_s <= 0:
+    if left_s - entry.kept_s <= 0:
         return
     try:
         await Store((Item(want.stored_key, encode_entry(entry), left_s),))

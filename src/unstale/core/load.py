@@ -12,10 +12,11 @@ H33 the whole log is replaced while the loader runs: another generation at the e
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from unstale.core.claim import RefreshedElsewhereError, claim, unlock
 from unstale.core.context import Frame, Surroundings, surroundings
@@ -82,7 +83,7 @@ async def load(node: Node, want: Want, arrived: float, own: Flight | None = None
         if flight.has_outcome and (leads or acceptable(node, want, flight, arrived)):
             if flight.served is None:
                 raise flight.error or LookupError(want.key)
-            return dataclasses.replace(flight.served, source=flight.served.source if leads else "flight")
+            return msgspec.structs.replace(flight.served, source=flight.served.source if leads else "flight")
         own = None
         kept = None if want.anew else await look_l1(node, want, arrived)
         if kept is not None and not kept.stale:
@@ -198,9 +199,28 @@ async def take_off(
 
 
 async def fly(node: Node, want: Want, flight: Flight) -> Served:
-    """Carry out one flight. Whatever happens to it, its waiters are woken (H24)."""
+    """Carry out one flight, under the cluster's lock if the policy says so. Whatever happens to it, it lands (H24)."""
+    token: int | None = None
     try:
-        flight.served = served = await _load_in_turn(node, want, flight)
+        if want.policy.coalesce == "cluster" and not want.anew and want.after is None:
+            token, found = await claim(node, want)
+            if found is not None:
+                flight.stamp, flight.scopes, flight.served = found.stamp, found.scopes, found
+                return found
+        origin = free_origin(want.policy.origin)
+        if origin is None:
+            served, entry = await _load_and_keep(node, want, flight)
+        else:
+            await origin.enter()
+            try:
+                served, entry = await _load_and_keep(node, want, flight)
+            finally:
+                origin.leave()
+        flight.served = served
+        if entry is not None:
+            # Readers of this node need not wait for the store; other processes wait for the lock, which comes after.
+            land(node, flight)
+            await send(node, want, entry, served)
     except RefreshedElsewhereError:
         raise  # no outcome: a reader that waits for this flight leads one of its own
     except Exception as error:
@@ -210,6 +230,8 @@ async def fly(node: Node, want: Want, flight: Flight) -> Served:
         # Cancelled, or killed by a BaseException: neither result nor error, so that a waiter takes over.
         if not flight.signal.fired:
             land(node, flight)
+        if token is not None:
+            await unlock(node, want, token)
     return served
 
 
@@ -219,33 +241,6 @@ def land(node: Node, flight: Flight) -> None:
         if node.flights.get(flight.key) is flight:
             del node.flights[flight.key]
     flight.signal.fire()
-
-
-async def _load_in_turn(node: Node, want: Want, flight: Flight) -> Served:
-    """Load under the cluster's lock if the policy says so, and under the origin's bound on concurrent loads."""
-    token: int | None = None
-    if want.policy.coalesce == "cluster" and not want.anew and want.after is None:
-        token, found = await claim(node, want)
-        if found is not None:
-            flight.stamp, flight.scopes = found.stamp, found.scopes
-            return found
-    try:
-        origin = free_origin(want.policy.origin)
-        if origin is not None:
-            await origin.enter()
-        try:
-            served, entry = await _load_and_keep(node, want, flight)
-        finally:
-            if origin is not None:
-                origin.leave()
-        if entry is not None:
-            # Readers of this node need not wait for the store; other processes wait for the lock, which comes after.
-            flight.served = served
-            land(node, flight)
-            await send(node, want, entry, served)
-        return served
-    finally:
-        await unlock(node, want, token)
 
 
 async def _load_and_keep(node: Node, want: Want, flight: Flight) -> tuple[Served, Entry | None]:

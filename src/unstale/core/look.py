@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -71,14 +71,17 @@ def serve(
 
 
 async def look_l1(node: Node, want: Want, arrived: float) -> Served | None:
-    """Look for an entry in L1.
+    """Look for an entry in L1: see `judge_resident`."""
+    cell, generation, proven = resident(node, want, arrived)
+    return None if cell is None else await judge_resident(node, want, cell, generation, proven=proven)
+
+
+async def judge_resident(node: Node, want: Want, cell: Cell, generation: str, *, proven: bool) -> Served | None:
+    """Judge a resident entry.
 
     What is resident has been judged by every record applied. With a proven lease that is enough; with a lapsed one the
     store's marks are asked (`revalidate`), and only they can vouch for it (H8).
     """
-    cell, generation, proven = resident(node, want, arrived)
-    if cell is None:
-        return None
     if proven:
         return serve(node, want, cell, generation, source="l1", proven=node.lease.proven, why="resident")
     if not want.policy.revalidate:
@@ -96,8 +99,23 @@ async def look_l1(node: Node, want: Want, arrived: float) -> Served | None:
     return serve(node, want, cell, generation, source="l1", proven=asked, why="revalidated")
 
 
-async def fetch(node: Node, want: Want) -> tuple[Fetched | None, float]:
-    """Fetch the stored bytes of a key, and the moment before which they cannot have been read.
+class Unjudged(NamedTuple):
+    """A stored entry that this node alone cannot judge, and what it would be in L1.
+
+    `lapsed`: nothing proves what this node knows, so the store's marks alone have to prove it fresh.
+    """
+
+    entry: Entry
+    cell: Cell
+    lapsed: bool
+    proven: float
+
+
+async def look_store(node: Node, want: Want, arrived: float) -> Served | None:
+    """Look for an entry in the store, judge it, and keep it in L1 if it is good.
+
+    Returns:
+        None for a miss, and a stale `Served` for a softly ended entry.
 
     Raises:
         EngineError: The store failed.
@@ -105,51 +123,69 @@ async def fetch(node: Node, want: Want) -> tuple[Fetched | None, float]:
     asked = node.clock()
     found = await Fetch((want.stored_key,))
     node.counts["fetches"] += 1
-    return found[0], asked
+    stored = judge_stored(node, want, arrived, found[0], asked)
+    return await judge_by_store(node, want, stored) if isinstance(stored, Unjudged) else stored
 
 
-async def look_store(node: Node, want: Want, arrived: float, fetched: Fetched | None, asked: float) -> Served | None:
-    """Judge stored bytes, and keep the entry in L1 if it is good.
+def judge_stored(
+    node: Node, want: Want, arrived: float, fetched: Fetched | None, asked: float
+) -> Served | Unjudged | None:
+    """Judge stored bytes by what this node knows, and keep the entry in L1 if it is good: one locked step.
 
-    An entry below the floor is judged by the store's marks, since this node's do not reach so far back (H13); so is one
-    that is found while the lease has lapsed. Returns None for a miss, and a stale `Served` for a softly ended entry.
+    An entry below the floor is left to the store's marks, since this node's do not reach so far back (H13); so is one
+    that is found while the lease has lapsed.
     """
-    entry = decode_entry(fetched.data, want.key) if fetched else None
-    cell = None if entry is None or fetched is None else materialize(node, want, entry, fetched.remaining_s, asked)
+    if fetched is None:
+        return None
+    entry = decode_entry(fetched.data, want.key)
+    cell = None if entry is None else materialize(node, want, entry, fetched.remaining_s, asked)
     if entry is None or cell is None:
-        node.counts["undecodable"] += fetched is not None
+        node.counts["undecodable"] += 1
         return None
     with node.lock:
         verdict = node.judge(entry)
+        if verdict is Verdict.DEAD:
+            return None
         lapsed = not proves(node, want, arrived)
-        proven: float | None = node.lease.proven
-    why = "judged by local marks"
-    asked_store = verdict is not Verdict.DEAD and (lapsed or verdict is None)
-    if asked_store:
-        if lapsed and not want.policy.revalidate:
+        proven = node.lease.proven
+        if verdict is None or lapsed:
+            return Unjudged(entry, cell, lapsed, proven) if want.policy.revalidate or not lapsed else None
+        if not _keep(node, entry, cell, verdict):
             return None
-        proven = node.clock() if lapsed else proven
-        verdict, raised = await ask_marks(node, entry, lapsed=lapsed)
-        if verdict is None or verdict is Verdict.DEAD:
-            return None
-        cell.position = raised
-        why = "judged by the store's marks"
+    return serve(node, want, cell, entry.stamp.generation, source="store", proven=proven, why="judged by local marks")
+
+
+async def judge_by_store(node: Node, want: Want, unjudged: Unjudged) -> Served | None:
+    """Judge a stored entry by the store's marks, and keep it in L1 if it is good."""
+    entry, cell, lapsed, proven = unjudged
+    proven = node.clock() if lapsed else proven
+    verdict, raised = await ask_marks(node, entry, lapsed=lapsed)
+    if verdict is None or verdict is Verdict.DEAD:
+        return None
+    cell.position = raised
     with node.lock:
         # The reply may have outlived a discontinuity, or a record may have been applied while it travelled (H33).
         if node.generation != entry.stamp.generation or cell.position < node.marks.floor:
             return None
         local = node.marks.judge((entry.key, *entry.scopes), entry.stamp.position, entry.key, entry.version)
-        verdict = max(local, verdict or Verdict.FRESH)
-        if verdict is Verdict.DEAD:
+        if not _keep(node, entry, cell, max(local, verdict)):
             return None
-        if verdict is Verdict.SOFT:
-            softened = node.softened_at(entry)
-            if softened is None:
-                return None  # its grace began before this node can tell
-            node.table.soften(cell, softened)
-        node.table.put(cell)
+    generation = entry.stamp.generation
+    return serve(node, want, cell, generation, source="store", proven=proven, why="judged by the store's marks")
+
+
+def _keep(node: Node, entry: Entry, cell: Cell, verdict: Verdict) -> bool:
+    """Take a judged entry into L1, under the lock; False for what may not be served."""
+    if verdict is Verdict.DEAD:
+        return False
+    if verdict is Verdict.SOFT:
+        softened = node.softened_at(entry)
+        if softened is None:
+            return False  # its grace began before this node can tell
+        node.table.soften(cell, softened)
+    node.table.put(cell)
     node.counts["store_hits"] += 1
-    return serve(node, want, cell, entry.stamp.generation, source="store", proven=proven, why=why)
+    return True
 
 
 async def ask_marks(node: Node, entry: Entry, *, lapsed: bool) -> tuple[Verdict | None, int]:

@@ -12,7 +12,7 @@ from unstale.core.entry import Entry, encode_entry
 from unstale.core.fill import settle
 from unstale.core.flights import Flight
 from unstale.core.load import AbsentError, enclosing_frame, free_origin, land, refuse_reentry, take_off
-from unstale.core.look import look_l1, look_store
+from unstale.core.look import Unjudged, judge_by_store, judge_stored, look_l1
 from unstale.core.ops import Fetch, Item, Load, Sleep, Store
 from unstale.core.read import fresh_enough, load_or_fall_back, refresh, serve_unproven, within_grace
 from unstale.core.served import Served, Want
@@ -69,7 +69,9 @@ async def _look_many(node: Node, wants: Sequence[Want], arrived: float) -> dict[
             want.store_failed = True
         return found
     for want, one in zip(rest, fetched, strict=True):
-        stored = await look_store(node, want, arrived, one, asked)
+        stored = judge_stored(node, want, arrived, one, asked)
+        if isinstance(stored, Unjudged):
+            stored = await judge_by_store(node, want, stored)
         if stored is not None:
             found[want.key] = stored
     return found

@@ -59,6 +59,8 @@ async def publish(node: Node, record: Record) -> Stamp:
     first = appended.records[0]
     with node.lock:
         asked, asked_id = Stamp(node.generation or "", node.applied), node.applied_id
+    if asked.generation == stamp.generation and asked.position >= stamp.position:
+        return stamp  # the tail was quicker than the reply
     # Most often it is the very next record, and there is nothing to fetch. This reply renewed no membership: no lease.
     batch = Batch(appended.identity, first.prev, appended.records)
     if first.position != asked.position + 1 or node.apply(batch, asked, asked_id, None) is Progress.BROKEN:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from unstale.core.claim import RefreshedElsewhereError
 from unstale.core.context import Read, surroundings
 from unstale.core.load import AbsentError, SlowLoadError, enclosing_frame, load
-from unstale.core.look import fetch, look_l1, look_store, proves
+from unstale.core.look import judge_resident, look_store, proves, resident
 from unstale.core.ops import ReadHead, Spawn, Wait
 from unstale.core.publish import catch_up
 from unstale.core.record import Stamp
@@ -33,14 +33,17 @@ async def read(node: Node, want: Want) -> Served | None:
         Exception: Whatever the loader raised.
     """
     arrived = node.clock()
-    if not await fresh_enough(node, want):
+    # Whether a ticket has to be answered: most often there is none, and nothing around the read that could have one.
+    asks = want.after is not None or want.consistency == "strong" or surroundings.get() is not None
+    if asks and not await fresh_enough(node, want):
         # Another generation, or this node is late: neither L1 nor the store can answer (H37).
         return None if want.call is None else await _load_past_cache(node, want, arrived)
     if want.anew:
         return await load(node, want, arrived)
     found = await look(node, want, arrived)
     if found is not None and not found.stale:
-        await _refresh_early(node, want, found)
+        if due_early(node, want, found):
+            await refresh(node, want)
         return found
     if want.call is None:
         return None
@@ -53,18 +56,19 @@ async def read(node: Node, want: Want) -> Served | None:
 
 async def look(node: Node, want: Want, arrived: float) -> Served | None:
     """Find the best entry that there is: a fresh one from L1 or else from the store, or a stale one."""
-    resident = await look_l1(node, want, arrived)
-    if resident is not None and not resident.stale:
-        return resident
+    cell, generation, proven = resident(node, want, arrived)
+    here = None if cell is None else await judge_resident(node, want, cell, generation, proven=proven)
+    if here is not None and not here.stale:
+        return here
     try:
-        stored = await look_store(node, want, arrived, *await fetch(node, want))
+        stored = await look_store(node, want, arrived)
     except EngineError as error:
         node.trouble("fetch", error)
         want.store_failed = True
         if want.policy.store_out == "refuse":
             raise
-        return resident
-    return stored if stored is not None else resident
+        return here
+    return stored if stored is not None else here
 
 
 async def fresh_enough(node: Node, want: Want) -> bool:
@@ -193,12 +197,13 @@ def _unproven(node: Node, want: Want) -> Served | None:
     )  # fmt: skip
 
 
-async def _refresh_early(node: Node, want: Want, found: Served) -> None:
-    """Start a refresh if the moment that was drawn for it (XFetch) has come; once an entry."""
+def due_early(node: Node, want: Want, found: Served) -> bool:
+    """Say whether a refresh is to start because the moment that was drawn for it (XFetch) has come; once an entry."""
     cell = found.cell
-    if cell is not None and want.call is not None and cell.deadline <= node.clock() < cell.fresh_until:
-        cell.deadline = cell.fresh_until
-        await refresh(node, want)
+    if cell is None or want.call is None or not cell.deadline <= node.clock() < cell.fresh_until:
+        return False
+    cell.deadline = cell.fresh_until
+    return True
 
 
 async def refresh(node: Node, want: Want) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 if TYPE_CHECKING:
     from unstale.core.codec import Codec
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
     from unstale.core.table import Cell
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
-class Want:
+class Want(msgspec.Struct, kw_only=True, eq=False):
     """One read of one key.
 
     Attributes:
@@ -31,7 +31,7 @@ class Want:
         refreshing: A refresh in the background, of which one in the cluster is enough.
         store_failed: The store failed during this read.
         has_stale: The reader has something stale to fall back on when the load is slow.
-        stored_key: The key in the store.
+        stored_key: The key in the store; it makes that itself.
     """
 
     key: str
@@ -47,7 +47,7 @@ class Want:
     refreshing: bool = False
     store_failed: bool = False
     has_stale: bool = False
-    stored_key: str = dataclasses.field(init=False)
+    stored_key: str = ""
 
     def __post_init__(self) -> None:
         """Make the key in the store: the type's shape stands before it, so that no deploy reads another's bytes."""
@@ -55,11 +55,10 @@ class Want:
 
     def again(self) -> Want:
         """Give the same read as a refresh in the background."""
-        return dataclasses.replace(self, after=None, consistency="bounded", anew=False, refreshing=True)
+        return msgspec.structs.replace(self, after=None, consistency="bounded", anew=False, refreshing=True)
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
-class Served:
+class Served(msgspec.Struct, kw_only=True, eq=False):
     """The answer to a read.
 
     Attributes:

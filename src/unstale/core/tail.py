@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 READ_BACK = 512
 RETRY_MIN_S = 0.01
-RETRY_MAX_S = 1.0
+RETRY_MAX_S = 0.4  # what a node knows of a log that is back; the load of a fleet's retries is spread by chance
 BEAT = "pulse"  # the lock of whose turn it is
 BEAT_LOCK_S = 0.05
 BEAT_SHARE = (

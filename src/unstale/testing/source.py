@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from unstale.core.calls import read_or_load
+from unstale.core.calls import read_served
 from unstale.core.codec import codec_for
 from unstale.core.context import loading
 from unstale.core.ops import Sleep
@@ -120,12 +120,13 @@ class Source:
         """
         values = []
         for one in self.keys:
-            served = await read_or_load(process.node, self.want(one, process=process))
+            served = await read_served(process.node, self.want(one, process=process))
+            assert served is not None, "a read with a loader serves or raises"
             values.append(served.value)
         if self.versioned:
             loading("version").version = 1_000_000  # its own versions have nothing to do with those of its parts
         if self.rng.random() < self.mix.circles:
             other = self.rng.choice([view for view in self.views if view != key] or self.views)
             await Sleep(self.rng.random() * 0.1)
-            await read_or_load(process.node, self.want(other, process=process))
+            await read_served(process.node, self.want(other, process=process))
         return values
