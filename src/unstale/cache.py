@@ -104,7 +104,7 @@ class Cache:
         self.node.on_trouble = report
         self.ports.tell_troubles_to(self.node.trouble)
         self.templates = Templates()
-        self._disabled = False
+        self.active: Node | None = self.node
         self.policy = self.adopt(Policy() if policy is None else check_policy(policy))
         if ports is None:
             try_engine(self.ports, self.node.trouble)
@@ -325,19 +325,14 @@ class Cache:
         What is written or invalidated meanwhile is told to nobody: other nodes, and this one afterwards, may serve what
         it should have ended.
         """
-        return self._disabled
+        return self.active is None
 
     @disabled.setter
     def disabled(self, disabled: bool) -> None:
         with self.node.lock:  # first the flag: a hit is found by its alias, and from here on none is given
-            self._disabled = disabled
+            self.active = None if disabled else self.node
             if disabled:
                 self.node.table.clear()
-
-    @property
-    def active(self) -> Node | None:
-        """The node; None while the cache is disabled."""
-        return None if self._disabled else self.node
 
     def stats(self) -> dict[str, float]:
         """Give counters of this process, for people and metrics: resident entries and bytes, fetches, troubles ..."""
@@ -383,11 +378,15 @@ class Cache:
 
     def run(self, flow: Flow[T]) -> T:
         """Run a flow of the core, blocking this thread."""
-        return run(flow, self.ports) if self._disabled else self.runtime.run(flow)
+        if self.runtime.tail is None and self.active is not None:
+            self.runtime.start_for(flow)
+        return run(flow, self.ports)
 
     def arun(self, flow: Flow[T]) -> Coroutine[Any, Any, T]:
         """Run a flow of the core in the running event loop."""
-        return arun(flow, self.ports) if self._disabled else self.runtime.arun(flow)
+        if self.runtime.tail is None and self.active is not None:
+            self.runtime.start_for(flow)
+        return arun(flow, self.ports)
 
     def adopt(self, policy: Policy) -> Policy:
         """Make sure that this node can keep what a policy promises, or raise `PolicyError`."""

@@ -96,12 +96,17 @@ class Plan:
         try:
             return self.template.bind(args, kwargs)
         except TypeError as error:
-            msg = f"{self.function.__qualname__}() {error}"
-            raise TypeError(msg) from None
+            raise self._uncallable(error) from None
+
+    def _uncallable(self, error: TypeError) -> TypeError:
+        return TypeError(f"{self.function.__qualname__}() {error}")
 
     def want(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, loads: bool = True, anew: bool = False) -> Want:
         """Give the read of a call."""
-        key = self.key(args, kwargs)
+        try:
+            key = self.template.bind(args, kwargs)
+        except TypeError as error:
+            raise self._uncallable(error) from None
         scopes = self._scopes
         if scopes is None:
             tags = (tag.bind(args, kwargs) for tag in self.tags)

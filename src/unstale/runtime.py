@@ -7,14 +7,14 @@ import os
 import secrets
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from unstale.core.ops import Flow
 from unstale.core.signal import Signal
 from unstale.core.tail import tail
-from unstale.drivers import BACKGROUND, TailThread, arun, run
+from unstale.drivers import BACKGROUND, TailThread
 from unstale.errors import BusyError, ClosedError, EngineError, FullError, UnstaleError
 
 if TYPE_CHECKING:
@@ -43,32 +43,25 @@ class Runtime:
         self.ports = ports
         self.name = name
         self.closed = False
-        self._tail: TailThread | None = None
+        self.tail: TailThread | None = None
         self._starting = threading.Lock()
         _live.add(self)
-
-    def run(self, flow: Flow[T]) -> T:
-        """Run a flow, blocking this thread."""
-        if self._tail is None:
-            self._start_for(flow)
-        return run(flow, self.ports)
-
-    def arun(self, flow: Flow[T]) -> Coroutine[Any, Any, T]:
-        """Run a flow in the running event loop."""
-        if self._tail is None:
-            self._start_for(flow)
-        return arun(flow, self.ports)
 
     def _start(self) -> None:
         with self._starting:
             if self.closed:
                 msg = f"the cache {self.name!r} is closed"
                 raise ClosedError(msg, hint="make a new Cache, or close it later")
-            if self._tail is None:
+            if self.tail is None:
                 node = self.node
-                self._tail = TailThread(lambda stopped: tail(node, stopped), self.ports, self.name)
+                self.tail = TailThread(lambda stopped: tail(node, stopped), self.ports, self.name)
 
-    def _start_for(self, flow: Flow[T]) -> None:
+    def start_for(self, flow: Flow[T]) -> None:
+        """Start the tail, which the first flow needs; where that cannot be, the flow ends unrun.
+
+        Raises:
+            ClosedError: The cache is closed.
+        """
         try:
             self._start()
         except BaseException:  # Ctrl-C among them
@@ -94,7 +87,7 @@ class Runtime:
     def close(self) -> None:
         """Leave the member list, drop L1 and stop the tail. Idempotent."""
         with self._starting:
-            thread, self._tail, self.closed = self._tail, None, True
+            thread, self.tail, self.closed = self.tail, None, True
         if thread is None:
             return
         thread.stop()
@@ -130,7 +123,7 @@ class Runtime:
         node.table.clear()
         node.lease.drop()
         self._starting = threading.Lock()
-        self._tail = None
+        self.tail = None
 
 
 def reporter(name: str, clock: Callable[[], float]) -> OnTrouble:

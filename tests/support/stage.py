@@ -49,8 +49,8 @@ class Stage:
         self.loads: list[Any] = []
         self.version = 1
         self.flows = 0
-        runtime: Any = self.cache.runtime
-        runtime.run, runtime.arun = self._counted(runtime.run), self._counted(runtime.arun)
+        cache: Any = self.cache
+        cache.run, cache.arun = self._counted(cache.run), self._counted(cache.arun)
 
     def _counted(self, drive: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def counting(flow: Any) -> Any:

@@ -129,7 +129,7 @@ async def test_a_disabled_cache_only_loads_for_coroutines(cache: Cache) -> None:
     assert reads[1].scopes == ("outer:1", "outer", "inner:1", "inner", "t")
     with disabled(cache):
         assert (await outer(1), cache.get_or_load_many([], lambda keys: dict.fromkeys(keys, 1))) == (1, {})
-    assert cache.runtime._tail is None  # nothing was ever started
+    assert cache.runtime.tail is None  # nothing was ever started
 
 
 # Keys and names -----------------------------------------------------------------------------------------------------

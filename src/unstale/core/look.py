@@ -227,7 +227,8 @@ def materialize(node: Node, want: Want, entry: Entry, remaining_s: float, asked:
     Its life is what the store says remains of it, counted from before the store was asked: no clock of another machine
     has a part in it (H22).
     """
-    if not covers(want, entry.scopes):
+    scopes = shared_scopes(want, entry.scopes)
+    if not covers(want, scopes):
         return None
     value: object
     try:
@@ -243,7 +244,7 @@ def materialize(node: Node, want: Want, entry: Entry, remaining_s: float, asked:
     return Cell(
         entry.key,
         want.codec.shape,
-        shared_scopes(want, entry.scopes),
+        scopes,
         value,
         position=entry.stamp.position,
         deadline=early_deadline(node, want, fresh_until, entry.cost_s),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from unstale.core.entry import Entry
 from unstale.core.lease import DRIFT, Lease
-from unstale.core.marks import MARKS_MAX, Marks, Verdict, full
+from unstale.core.marks import MARKS_MAX, Marks, Verdict, full, judge
 from unstale.core.ops import Batch, Identity, Member
 from unstale.core.record import EVERYTHING, Logged, Record, Stamp, Version
 from unstale.core.signal import Signal
@@ -169,7 +169,8 @@ class Node:
             return Verdict.DEAD  # another generation is a miss in every tier (H10, H12)
         if entry.stamp.position < self.marks.floor:
             return None
-        return self.marks.judge((entry.key, *entry.scopes), entry.stamp.position, entry.key, entry.version)
+        key = entry.key
+        return judge(self.marks.by_scope, (key, *entry.scopes), entry.stamp.position, key, entry.version)
 
     def trouble(self, what: str, error: BaseException) -> None:
         """Count and report a failure that no caller sees."""
