@@ -26,7 +26,7 @@ from unstale.core.write import Receipt
 from unstale.drivers import arun, run
 from unstale.engines.connect import Ports, connect
 from unstale.plans import Names, Templates, make_plan, refuse_bare
-from unstale.requests import check_limits, check_name, function_of, read_bound, record_of, tuple_of, want_of
+from unstale.requests import check_limits, check_name, function_of, profile_of, read_bound, record_of, tuple_of, want_of
 from unstale.runtime import OnTrouble, Runtime, reporter, shielded, try_engine
 
 T = TypeVar("T")
@@ -51,6 +51,7 @@ class Cache:
         store: URLs of the stores over which the entries are spread; the log and its marks stay at `url`.
         pins: Where keys lie in spite of that: `{"price:*": "redis://a"}`.
         ports: Engines made by hand, in place of `url`.
+        node_name: What people call this process, beside its host and number: `unstale nodes` shows it.
         clock: Seconds that only ever grow, in place of the boot-time clock (for tests).
         on_trouble: Called with what was tried and the error whenever something fails that no caller sees; without it,
             the logger `unstale` warns of the first trouble of each kind, and of one a minute.
@@ -77,14 +78,15 @@ class Cache:
         store: Sequence[str] = (),
         pins: Mapping[str, str] | None = None,
         ports: Ports | None = None,
+        node_name: str = "",
         clock: Callable[[], float] | None = None,
         on_trouble: OnTrouble | None = None,
     ) -> None:
         check_name(name)
         check_limits(entries_max=entries_max, bytes_max=bytes_max)
         bound_s, max_ttl_s = read_bound(max_staleness), seconds(max_ttl, "max_ttl")
-        self.name = name
-        self.url = url
+        kept = Policy() if policy is None else check_policy(policy)
+        self.name, self.url = name, url
         self.ports = ports or connect(url, name=name, max_ttl_s=max_ttl_s, secret=secret, stores=store, pins=pins)
         self.tick = clocks.BOOT
         self.tick_clock: Callable[[int], float] = clocks.read if clock is None else lambda _tick: clock()
@@ -99,13 +101,12 @@ class Cache:
             max_staleness_s=bound_s,
             max_ttl_s=max_ttl_s,
             one_engine=self.ports.one_engine,
+            profile=profile_of(node_name, kept),
         )
-        report = reporter(name, self.node.clock) if on_trouble is None else shielded(on_trouble)
-        self.node.on_trouble = report
+        self.node.on_trouble = reporter(name, self.node.clock) if on_trouble is None else shielded(on_trouble)
         self.ports.tell_troubles_to(self.node.trouble)
-        self.templates = Templates()
-        self.active: Node | None = self.node
-        self.policy = self.adopt(Policy() if policy is None else check_policy(policy))
+        self.templates, self._disabled = Templates(), False
+        self.policy = self.adopt(kept)
         if ports is None:
             try_engine(self.ports, self.node.trouble)
         self.runtime = Runtime(self.node, self.ports, name)

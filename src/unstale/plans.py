@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
+from unstale.core.about import describe
 from unstale.core.codec import Codec, codec_for
 from unstale.core.keys import Template
 from unstale.core.policy import Consistency, Policy
@@ -168,6 +169,9 @@ def make_plan(  # noqa: PLR0917 - the parts of a plan
     values = codec_for(hints.get("return", Any), function.__qualname__) if codec is None else _checked_codec(codec)
     made = Plan(cache, function, key, tags, policy, values, how)
     cache.templates.add(key, function, shared=names.shared)
+    facts = describe(policy, consistency=how, namespace=names.namespace or "", tags=names.tags)
+    with cache.node.lock:  # told with the next poll: most are decorated before the first, some while the service runs
+        cache.node.profile.tell(names.key, f"{function.__module__}.{function.__qualname__}", facts)
     return made
 
 

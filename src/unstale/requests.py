@@ -12,12 +12,14 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from unstale._version import __version__
+from unstale.core.about import Profile, describe
 from unstale.core.codec import Codec, codec_for
 from unstale.core.durations import Duration, seconds
 from unstale.core.keys import check_key, check_scope, check_version
 from unstale.core.node import Node
 from unstale.core.policy import Consistency, Policy, check_policy
-from unstale.core.record import Record, Stamp, Version
+from unstale.core.record import EVERYTHING, Record, Stamp, Version
 from unstale.core.served import Want
 from unstale.core.write import Receipt
 from unstale.errors import PolicyError, ScopeError, TicketError, UsageError, ValueTypeError
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from unstale.cache import Cache
 
 HOST = socket.gethostname()
+NODE_NAME_CHARS_MAX = 100
 After = Stamp | Receipt | str | None
 SAY_TYPE = "say with type= what the value is: a dataclass, msgspec.Struct, TypedDict, NamedTuple or built-in type, "
 SAY_TYPE += "such as type=tuple[int, ...] or type=Product | None"
@@ -122,11 +125,16 @@ def record_of(
         soft=soft,
         version=None if version is None else Version(check_version(version), node.timeline),
         ack=ack,
-        who=f"{HOST}:{os.getpid()}",
+        who=this_process(),
         why=reason or "",
         trace=trace,
         at=time.time(),
     )
+
+
+def this_process() -> str:
+    """Name this process for people."""
+    return f"{HOST}:{os.getpid()}"
 
 
 def tuple_of(names: Iterable[str], what: str) -> tuple[str, ...]:
@@ -233,6 +241,26 @@ def check_name(name: object) -> None:
     """
     if not isinstance(name, str) or not name:
         raise UsageError(f"name is a text, not {reprlib.repr(name)}", hint='write name="shop"')
+
+
+def profile_of(node_name: object, policy: Policy) -> Profile:
+    """Give what a node tells of itself, before any function is decorated.
+
+    Args:
+        node_name: What was given for `node_name=`.
+        policy: The cache's own.
+
+    Raises:
+        UsageError: No node can be called so.
+    """
+    if not isinstance(node_name, str) or not (node_name + " ").isprintable() or len(node_name) > NODE_NAME_CHARS_MAX:
+        msg = (
+            f"node_name is a text of at most {NODE_NAME_CHARS_MAX} printable characters, not {reprlib.repr(node_name)}"
+        )
+        raise UsageError(msg, hint='write node_name="web-1"')
+    profile = Profile(node_name, __version__, this_process)
+    profile.tell(EVERYTHING, "", describe(policy))
+    return profile
 
 
 def check_limits(**limits: object) -> None:

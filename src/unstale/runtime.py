@@ -114,6 +114,7 @@ class Runtime:
         node = self.node
         node.lock = threading.Lock()
         node.id = secrets.token_hex(8)
+        node.profile.forget_place()
         node.random = Random().random
         node.generation = None
         node.flights.clear()

@@ -29,6 +29,9 @@ class TestMemory(OneEngineConformance):
     def trim(self, keep: int) -> None:
         self.server.trim(keep)
 
+    def wipe(self) -> None:
+        self.server.begin(secrets.token_hex(8))
+
     def foreign(self) -> MemoryEngine:
         self.engine()
         return MemoryEngine(self.server, own=False)

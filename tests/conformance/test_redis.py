@@ -66,14 +66,26 @@ class Engines(OneEngineConformance):
     def log_key(self) -> str:
         return f"{{unstale:{self.name}}}:log"
 
+    def log_server(self) -> RedisServer:
+        """Give the server of the log."""
+        raise NotImplementedError
+
+    def trim(self, keep: int) -> None:
+        self.log_server().client().xtrim(self.log_key, maxlen=keep, approximate=False)
+
+    def wipe(self) -> None:
+        client = self.log_server().client()
+        client.delete(*client.scan_iter(f"{{unstale:{self.name}}}:*"))
+
 
 class TestRedis(Engines):
     @pytest.fixture(autouse=True)
     def _on_a_server(self, server: RedisServer) -> None:
         self.url, self.servers = server.url, server
 
-    def trim(self, keep: int) -> None:
-        self.servers.client().xtrim(self.log_key, maxlen=keep, approximate=False)
+    def log_server(self) -> RedisServer:
+        server: RedisServer = self.servers
+        return server
 
 
 class TestRedisCluster(Engines):
@@ -81,8 +93,9 @@ class TestRedisCluster(Engines):
     def _on_a_cluster(self, cluster: RedisCluster) -> None:
         self.url, self.servers = cluster.url, cluster
 
-    def trim(self, keep: int) -> None:
-        self.servers.owner_of(self.log_key).client().xtrim(self.log_key, maxlen=keep, approximate=False)
+    def log_server(self) -> RedisServer:
+        server: RedisServer = self.servers.owner_of(self.log_key)
+        return server
 
 
 class TestRedisSentinel(Engines):
@@ -90,8 +103,9 @@ class TestRedisSentinel(Engines):
     def _behind_sentinels(self, trio: SentinelTrio) -> None:
         self.url, self.servers = trio.url, trio
 
-    def trim(self, keep: int) -> None:
-        self.servers.primary().client().xtrim(self.log_key, maxlen=keep, approximate=False)
+    def log_server(self) -> RedisServer:
+        server: RedisServer = self.servers.primary()
+        return server
 
 
 class Caches(CacheConformance):

@@ -38,6 +38,9 @@ class TestSQLite(OneEngineConformance):
     def advance(self, seconds: float) -> None:
         self.now += seconds
 
+    def wipe(self) -> None:
+        self.path.unlink()
+
     def trim(self, keep: int) -> None:
         with contextlib.closing(sqlite3.connect(self.path)) as db, db:
             db.execute("DELETE FROM log WHERE position <= (SELECT head FROM cache) - ?", (keep,))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ from tests.support.redis_servers import RedisServer
 from tests.support.waiting import until
 from unstale import Cache
 from unstale.clock import boottime
+from unstale.core.about import decode_about
 from unstale.core.ops import Member
 from unstale.engines.redis import RedisEngine
+from unstale.engines.redis_log import ABOUT_S
 from unstale.engines.redis_scripts import APPEND, INVALIDATE
 from unstale.engines.redis_url import parse_url
-from unstale.errors import UnavailableError
+from unstale.errors import FullError, UnavailableError
 
 pytestmark = pytest.mark.real
 
@@ -48,6 +51,9 @@ def test_h23_parent_and_child_are_two_members(redis_server: RedisServer) -> None
         until(lambda: os.waitid(os.P_PID, child, os.WSTOPPED | os.WNOWAIT | os.WNOHANG))
         assert (cache.get("b:1"), cache.get("a:1")) == (1, None)
         assert len(members(redis_server, "forked")) == 2
+        both = tuple(one.node for one in cache.ports.log.read_members().members)
+        places = {decode_about(told).place.rpartition(":")[2] for told in cache.ports.log.read_about(both)}
+        assert places == {str(os.getpid()), str(child)}
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
 
@@ -91,3 +97,86 @@ def test_h12_the_first_poll_after_an_outage_does_not_wait() -> None:
         assert engine.poll(me, 0, 10, 60.0).identity.generation != generation
         assert boottime() - began < 30.0, "it was answered, not waited out"
         engine.close()
+
+
+# What members tell about themselves -----------------------------------------------------------------------------------
+
+ABOUT = "{unstale:told}:about:n"
+
+
+@contextlib.contextmanager
+def told_engine(server: RedisServer, **how: Any) -> Iterator[RedisEngine]:
+    """Give an engine on fresh data, through which nobody has told anything yet."""
+    client = server.client()
+    client.delete(*client.scan_iter("{unstale:told}:*"), "unused")
+    with contextlib.closing(RedisEngine(parse_url(server.url), name="told", **how)) as engine:
+        yield engine
+
+
+def poll(engine: RedisEngine, about: bytes = b"told", node: str = "n", bound_s: float = 2.0) -> None:
+    """Poll as a member that tells about itself."""
+    engine.poll(Member(node, "", 0, bound_s, about=about), 0, 10, 0.0)
+
+
+def writes(server: RedisServer) -> int:
+    """Give how many strings were ever set."""
+    return int(server.info("commandstats").get("cmdstat_set", {"calls": 0})["calls"])
+
+
+def test_polls_send_what_is_known_already_no_more(redis_server: RedisServer) -> None:
+    """What a member tells about itself costs the polls nothing: it is sent once, and when it has changed."""
+    with told_engine(redis_server) as engine:
+        poll(engine)
+        before = writes(redis_server)
+        for _ in range(20):
+            poll(engine)
+        assert writes(redis_server) == before
+        poll(engine, b"more")
+        assert writes(redis_server) == before + 1
+        assert engine.read_about(("n",)) == (b"more",)
+
+
+def test_what_was_told_expires_by_itself_unless_it_is_told_again(redis_server: RedisServer) -> None:
+    """It lives for an hour or as long as a member that seldom polls, and is told again after half of that."""
+    now = 1000.0
+    with told_engine(redis_server, clock=lambda: now) as engine:
+        poll(engine)
+        client = redis_server.client()
+        assert 0.9 * ABOUT_S < client.pttl(ABOUT) / 1000 <= ABOUT_S
+        client.pexpire(ABOUT, 60_000)
+        now += 0.4 * ABOUT_S
+        poll(engine)
+        assert client.pttl(ABOUT) <= 60_000
+        now += 0.2 * ABOUT_S
+        poll(engine)
+        assert client.pttl(ABOUT) / 1000 > 0.9 * ABOUT_S
+        poll(engine, node="slow", bound_s=2 * ABOUT_S)
+        assert client.pttl("{unstale:told}:about:slow") / 1000 > 7 * ABOUT_S
+
+
+def test_h22_what_a_dead_member_told_is_taken_off_with_it(redis_server: RedisServer) -> None:
+    """Who has said nothing for long is taken off the list by others, with what it told; who speaks is not."""
+    now = 1000.0
+    with told_engine(redis_server, clock=lambda: now) as engine:
+        poll(engine, node="dead")
+        poll(engine, node="alive")
+        engine.read_members()
+        now += 20.0
+        poll(engine, node="alive")
+        assert [one.node for one in engine.read_members().members] == ["alive"]
+        assert engine.read_about(("dead", "alive")) == (b"", b"told")
+        poll(engine, node="dead")  # it was only stopped: it is new on the list,
+        poll(engine, node="dead")  # and so tells all again
+        assert engine.read_about(("dead", "alive")) == (b"told", b"told")
+
+
+def test_a_full_memory_costs_no_lease(redis_server: RedisServer) -> None:
+    """A member that tells about itself is renewed also where nothing else can be stored."""
+    with RedisServer(maxmemory_policy="noeviction") as server, told_engine(server) as engine:
+        generation = engine.read_head().generation
+        server.call("CONFIG", "SET", "maxmemory", "1")
+        with pytest.raises(FullError):
+            engine.lock("any", 1.0)
+        poll(engine, b"x" * 16_000)
+        assert engine.read_head().generation == generation
+        assert engine.read_about(("n",)) == (b"x" * 16_000,)

@@ -26,7 +26,8 @@ def test_h12_a_new_generation_begins_empty() -> None:
     server = MemoryServer(clock, "g1")
     server.append((Record("r1", ("a",)),))
     server.extend_marks("f", 1, 2, {"b": 2})
-    server.renew(Member("n", "g1", 1, 9.0))
+    server.renew(Member("n", "g1", 1, 9.0, about=b"told"))
+    assert server.read_about(("n", "m")) == (b"told", b"")
     server.store((item("k"),))
     clock.now += 7.0
     server.begin("g2")
@@ -37,6 +38,7 @@ def test_h12_a_new_generation_begins_empty() -> None:
     assert server.read_marks(("b",), own=False).upto < server.read_marks(("b",), own=False).start
     members = server.read_members()
     assert (members.members, members.age_s, members.bound_s) == ((), 0.0, 0.0)
+    assert server.read_about(("n",)) == (b"",)
     assert server.fetch(("k",)) != (None,)
     (logged,) = server.append((Record("r1", ("a",)),)).records
     assert (logged.position, logged.prev) == (1, "")

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from unstale.core.about import Profile
 from unstale.core.entry import Entry
 from unstale.core.lease import DRIFT, Lease
 from unstale.core.marks import MARKS_MAX, Marks, Verdict, full, judge
@@ -78,6 +79,7 @@ class Node:
         relayed: A relay tells the log of changes: what the log and its marks know proves nothing by itself (H19).
         one_engine: Store and log are one engine: it writes the marks itself.
         marks_max: Marks kept in memory at most.
+        profile: What it tells people of itself.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a node, wired once
@@ -96,6 +98,7 @@ class Node:
         relayed: bool = False,
         one_engine: bool = True,
         marks_max: int = MARKS_MAX,
+        profile: Profile | None = None,
     ) -> None:
         self.id = node_id
         self.clock = clock
@@ -110,6 +113,7 @@ class Node:
         self.one_engine = one_engine
         self.relayed = relayed
         self.marks = Marks(marks_max)
+        self.profile = Profile() if profile is None else profile
         self.pulsed = pulsed or relayed
         self.lease = Lease(pulsed=self.pulsed)
         self.generation: str | None = None
@@ -216,9 +220,10 @@ class Node:
     # The log --------------------------------------------------------------------------------------------------
 
     def member(self) -> Member:
-        """Give what a poll tells of this node."""
+        """Give what a poll tells of this node, under the lock."""
         urgent, self.urgent = self.urgent, False
-        return Member(self.id, self.generation or "", self.applied, self.max_staleness_s, urgent)
+        about = self.profile.data
+        return Member(self.id, self.generation or "", self.applied, self.max_staleness_s, urgent, about)
 
     def reset(
         self,

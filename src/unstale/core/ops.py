@@ -64,13 +64,18 @@ class MarksReply(msgspec.Struct, frozen=True):
 
 
 class Member(msgspec.Struct, frozen=True):
-    """What a node tells of itself with every poll. `urgent`: somebody waits to see `applied`."""
+    """What a node tells of itself with every poll. `urgent`: somebody waits to see `applied`.
+
+    `about`: what it tells people, as bytes that the log keeps beside the member. An engine sends it only when it is
+    another one than before or when the log has lost it, and does not tell it with the list of members.
+    """
 
     node: str
     generation: str
     applied: int
     max_staleness_s: float
     urgent: bool = False
+    about: bytes = b""
 
 
 class Members(msgspec.Struct, frozen=True):

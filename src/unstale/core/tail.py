@@ -35,7 +35,8 @@ async def join(node: Node) -> None:
         EngineError: The log failed.
     """
     sent = node.clock()
-    member = node.member()
+    with node.lock:
+        member = node.member()
     head = (await Poll(member, 0, 0, 0.0)).identity
     start = max(0, head.head - READ_BACK)
     batch = await Poll(member, start, READ_BACK, 0.0) if head.head else None

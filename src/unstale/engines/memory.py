@@ -14,6 +14,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
+import msgspec
+
 from unstale.core.marks import Mark, merged, raised
 from unstale.core.marks import full as mark_of
 from unstale.core.ops import Appended, Batch, Fetched, Identity, Item, MarksReply, Member, Members
@@ -145,8 +147,14 @@ class MemoryServer:
         """Give the members whose lease may still be alive."""
         now = self.clock()
         self.members = {node: (member, until) for node, (member, until) in self.members.items() if until > now}
-        living = tuple(member for member, _until in self.members.values())
+        living = tuple(msgspec.structs.replace(member, about=b"") for member, _until in self.members.values())
         return Members(self.identity(), living, now - self.members_since, self.bound_s)
+
+    def read_about(self, nodes: tuple[str, ...]) -> tuple[bytes, ...]:
+        """Give what living members tell about themselves."""
+        now = self.clock()
+        found = (self.members.get(node) for node in nodes)
+        return tuple(one[0].about if one and one[1] > now else b"" for one in found)
 
     # The store ------------------------------------------------------------------------------------------------
 
@@ -268,7 +276,7 @@ class MemoryEngine:
         proves_leadership="it is the only server there is",
         quick=frozenset(
             {"fetch", "store", "delete", "read_marks", "extend_marks", "lock", "unlock", "append", "read_head",
-             "read_members", "leave"}
+             "read_members", "read_about", "leave"}
         ),
     )  # fmt: skip
 
@@ -343,6 +351,11 @@ class MemoryEngine:
         """See `LogPort.read_members`."""
         with self._changed:
             return self.server.read_members()
+
+    def read_about(self, nodes: tuple[str, ...]) -> tuple[bytes, ...]:
+        """See `LogPort.read_about`."""
+        with self._changed:
+            return self.server.read_about(nodes)
 
     def leave(self, node: str) -> None:
         """See `LogPort.leave`."""

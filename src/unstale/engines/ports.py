@@ -99,6 +99,9 @@ class LogPort(Protocol):
     def poll(self, member: Member, position: int, limit: int, wait_s: float) -> Batch:
         """Renew the membership, then give up to `limit` records after `position`.
 
+        What the member tells `about` itself is kept beside it, written when it is not what this engine has written
+        already or when the log has lost it, with this poll or the next.
+
         Waits up to `wait_s` for the first one; returns at once when the log is not the one that the member follows
         (another generation, a head below its position). The identity is read after the records, or in the same step.
         """
@@ -107,7 +110,10 @@ class LogPort(Protocol):
         """Give the identity of the log."""
 
     def read_members(self) -> Members:
-        """Give the members that may still hold a lease."""
+        """Give the members that may still hold a lease; `about` is left empty."""
+
+    def read_about(self, nodes: tuple[str, ...]) -> tuple[bytes, ...]:
+        """Give what members tell about themselves, in the order of the nodes; empty for who tells or is nothing."""
 
     def leave(self, node: str) -> None:
         """Take a node off the list, and end its poll that is under way."""

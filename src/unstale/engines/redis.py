@@ -142,6 +142,10 @@ class RedisEngine:
         """See `LogPort.read_members`."""
         return self._link.run(self._log_steps.read_members())
 
+    def read_about(self, nodes: tuple[str, ...]) -> tuple[bytes, ...]:
+        """See `LogPort.read_about`."""
+        return self._link.run(self._log_steps.read_about(nodes))
+
     def leave(self, node: str) -> None:
         """See `LogPort.leave`."""
         self._link.run(self._log_steps.leave(node))

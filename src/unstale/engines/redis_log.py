@@ -25,6 +25,7 @@ NOWHERE: Final[AtHead] = (("", "", -1), None)
 WAIT_SHARE: Final = 0.5  # of the time for an answer, that replicas have to acknowledge
 TICK_S: Final = 0.1  # an idle server sees only so often (hz 10) that a wait is over: a lease must not lapse by that
 SWEEP_S: Final = 30.0  # so often a node looks for members that have died
+ABOUT_S: Final = 3600.0  # what a member tells about itself lives so long, and is told again after half of that
 
 
 class Told(msgspec.Struct, array_like=True):
@@ -75,6 +76,7 @@ class LogSteps:
         self._end_poll = end_poll
         self._left: set[str] = set()  # their polls wait no more
         self._seen: dict[bytes, tuple[bytes, float]] = {}  # members: what each said last, and since when
+        self._told: dict[str, tuple[bytes, float]] = {}  # what members told about themselves through us, and until when
         self._list: tuple[bytes, float] = (b"", 0.0)  # the member list: its id, and since when it is known
         self._swept = clock()
         self._replicas: int | None = None  # the most that the log was seen with
@@ -171,12 +173,19 @@ class LogSteps:
             read += (b"BLOCK", max(1, int((wait_s - TICK_S) * MS)))
         read += (b"STREAMS", names.log, f"{position}-0")
         told = Told(self._new_id(), member.generation, member.applied, member.max_staleness_s)
+        life_s = max(ABOUT_S, MEMBER_LIFE * member.max_staleness_s)
+        due = self._due(member)
         renew = script_call(
-            scripts.RENEW, names.all, self._new_id(), member.node, _encode_told(told),
-            int(member.max_staleness_s * MS), self._mark_ms // 2,
+            scripts.RENEW, (*names.all, self._about(member.node)) if due else names.all,
+            self._new_id(), member.node, _encode_told(told), int(member.max_staleness_s * MS), self._mark_ms // 2,
+            *((member.about, int(life_s * MS)) if due else ()),
         )  # fmt: skip
         replies = yield Call((tuple(read), renew), (names.log, names.log), wait_s, member.node)
-        found, (generation, head, head_id, self._replicas, list_id) = replies
+        found, (generation, head, head_id, self._replicas, list_id, new) = replies
+        if due:
+            self._told[member.node] = (member.about, self._clock() + life_s / 2)
+        elif new:  # the list was lost, or it had been taken off: what it told went with that, so the next poll tells it
+            self._told.pop(member.node, None)
         if self._list[0] != list_id:
             self._list = (list_id, self._clock())
         identity = self._identity(generation, head, head_id)
@@ -187,6 +196,14 @@ class LogSteps:
         elif not records and position == head:
             at_id = identity.head_id
         return Batch(identity, at_id, records[:limit])
+
+    def _due(self, member: Member) -> bool:
+        """Say whether a member has to tell about itself with this poll: it never did, it changed, or it grew old."""
+        told, until = self._told.get(member.node, (b"", float("inf")))
+        return told != member.about or self._clock() > until
+
+    def _about(self, node: str) -> bytes:
+        return self._names.about + node.encode()
 
     def _encode(self, record: Record) -> bytes:
         data = encode_record(record)
@@ -231,7 +248,8 @@ class LogSteps:
             before = self._seen.get(field)
             seen[field] = before if before is not None and before[0] == data else (data, now)
             if told is None or now - seen[field][1] > MEMBER_LIFE * told.bound_s:
-                dead.append(script_call(scripts.FORGET, (self._names.members,), field, data))
+                about = self._names.about + field[1:]
+                dead.append(script_call(scripts.FORGET, (self._names.members, about), field, data))
                 continue
             members.append(Member(field[1:].decode(), told.generation, told.applied, told.bound_s))
         self._seen = seen
@@ -240,12 +258,21 @@ class LogSteps:
         identity = self._identity(generation, head, head_id)
         return Members(identity, tuple(members), now - self._list[1], int(bound_ms) / MS)
 
+    def read_about(self, nodes: tuple[str, ...]) -> Steps[tuple[bytes, ...]]:
+        """Read what members tell about themselves."""
+        if not nodes:
+            return ()
+        found = yield Call([(b"GET", self._about(node)) for node in nodes], [self._names.log] * len(nodes))
+        return tuple(data or b"" for data in found)
+
     def leave(self, node: str) -> Steps[None]:
         """Take a node off the list, and end its poll."""
         self._left.add(node)
         self._at_head = NOWHERE
         self._end_poll(node)
-        yield Call(((b"HDEL", self._names.members, b"n" + node.encode()),), (self._names.members,))
+        self._told.pop(node, None)
+        members = self._names.members
+        yield Call(((b"HDEL", members, b"n" + node.encode()), (b"DEL", self._about(node))), (members, members))
 
     def read_marks(self, scopes: tuple[str, ...]) -> Steps[MarksReply]:
         """Read marks, and the range that they cover: with a quorum, after a write that it acknowledges."""

@@ -185,19 +185,20 @@ return close()
 )
 
 # What a poll asks beside the records: it renews the membership, then tells the head (H36). ARGV: 2 the node, 3 what it
-# tells, 4 its bound in ms, 5 life of its marks in ms.
-# Answer: generation, head, its id, replicas as below, the list's id.
+# tells, 4 its bound in ms, 5 life of its marks in ms; who tells about itself: KEYS 5 where, ARGV 6 what, 7 its life.
+# Answer: generation, head, its id, replicas as below, the list's id, 1 if it was not on the list.
 RENEW = Script(
     "#!lua flags=allow-oom",  # a full memory must not cost the leases
     IDENTIFY,
     """
 local gen, position, last = identify()
-redis.call('HSET', members, 'n' .. ARGV[2], ARGV[3])
+local new = redis.call('HSET', members, 'n' .. ARGV[2], ARGV[3])
+if ARGV[6] then redis.call('SET', KEYS[5], ARGV[6], 'PX', ARGV[7]) end
 redis.call('HSETNX', members, 'list', fresh)
 local told = redis.call('HMGET', meta, 'bound', 'life')
 if tonumber(ARGV[4]) > tonumber(told[1] or 0) then redis.call('HSET', meta, 'bound', ARGV[4]) end
 if tonumber(ARGV[5]) > tonumber(told[2] or 0) then redis.call('HSET', meta, 'life', ARGV[5]) end
-return {gen, position, last, replicas(), redis.call('HGET', members, 'list')}
+return {gen, position, last, replicas(), redis.call('HGET', members, 'list'), new}
 """,
 )
 
@@ -223,9 +224,9 @@ return {gen, position, last, redis.call('HGET', meta, 'bound') or '0', redis.cal
 """,
 )
 
-# A member that has said nothing for long is taken off, unless it has spoken since. KEYS: 1 members. ARGV: 1 the field,
-# 2 what it said last.
-FORGET = Script("if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end")
+# Takes off a member that has not spoken since. KEYS: 1 members, 2 about it. ARGV: 1 the field, 2 what it said last.
+FORGET = Script("""if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then
+redis.call('HDEL', KEYS[1], ARGV[1]) redis.call('DEL', KEYS[2]) end""")
 
 # KEYS from 5 on: marks. ARGV: 2 as above. Marks that may have been evicted say nothing (H14): when the server has
 # evicted anything since it was last looked at, the range that they cover begins anew, above the head.

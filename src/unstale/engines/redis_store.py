@@ -30,6 +30,7 @@ class Names:
         self.mark = f"{tag}:m:".encode()
         self.foreign = f"{tag}:f:".encode()
         self.lock = f"{tag}:lock:".encode()
+        self.about = f"{tag}:about:".encode()
         self.entry = f"{prefix}:{name}:e:".encode()
         self.all = (self.meta, self.log, self.ids, self.members)
 

@@ -16,6 +16,7 @@ from typing import ClassVar, TypeVar
 from unstale.core.marks import Mark
 from unstale.core.ops import Appended, Batch, Fetched, Identity, Item, MarksReply, Member, Members
 from unstale.core.record import Record
+from unstale.engines import sqlite_about as about
 from unstale.engines import sqlite_entries as entries
 from unstale.engines import sqlite_log as log
 from unstale.engines.memory import BYTES_MAX, ENTRIES_MAX, RECORDS_MAX
@@ -67,7 +68,7 @@ class SQLiteEngine:
         survives_failover="a deleted, replaced, copied or truncated file is noticed: a new generation. Not noticed "
         "is an older copy written into the same file while no process has it open: delete the file instead",
         proves_leadership="it is the only file: every answer is followed by a look at what its names lead to",
-        quick=frozenset({"fetch", "read_marks", "read_head", "read_members"}),
+        quick=frozenset({"fetch", "read_marks", "read_head", "read_members", "read_about"}),
     )
 
     def __init__(  # noqa: PLR0913 - the limits of a server
@@ -94,6 +95,7 @@ class SQLiteEngine:
         self._clock = clock
         self._writes = 0
         self._left: set[str] = set()  # a poll of theirs that is under way ends
+        self._told: dict[str, bytes] = {}  # what they were last seen to tell about themselves
         self._database = Database(path, boot or boot_id(clock), self._adopt, patience_s)
 
     def _adopt(self, db: sqlite3.Connection) -> int:
@@ -184,7 +186,7 @@ class SQLiteEngine:
             batch, due = self._ask(member, position, limit)
             if member.node in self._left:
                 return batch
-            if due:
+            if due or self._told.get(member.node, b"") != member.about:
                 # Written, then looked for again together with the head: so no lease is renewed off the list (H36).
                 self._renew(member)
                 continue
@@ -204,9 +206,13 @@ class SQLiteEngine:
 
     def _renew(self, member: Member) -> None:
         max_ttl_s = self._limits.max_ttl_s
-        self._database.write(
-            lambda db, cache: log.renew(db, cache, member, now=self._clock(), max_ttl_s=max_ttl_s), proof=False
-        )
+
+        def step(db: sqlite3.Connection, cache: int) -> None:
+            log.renew(db, cache, member, now=self._clock(), max_ttl_s=max_ttl_s)
+            about.tell(db, cache, member.node, member.about)  # also when it was told: the row may be a new one
+
+        self._database.write(step, proof=False)
+        self._told[member.node] = member.about
 
     def read_head(self) -> Identity:
         """See `LogPort.read_head`."""
@@ -217,9 +223,15 @@ class SQLiteEngine:
         now = self._clock()
         return self._database.read(lambda db, cache: log.read_members(db, cache, now))
 
+    def read_about(self, nodes: tuple[str, ...]) -> tuple[bytes, ...]:
+        """See `LogPort.read_about`."""
+        now = self._clock()
+        return self._database.read(lambda db, cache: about.read(db, cache, nodes, now))
+
     def leave(self, node: str) -> None:
         """See `LogPort.leave`."""
         self._left.add(node)
+        self._told.pop(node, None)
         self._write(lambda db, cache, _now: log.leave(db, cache, node))
         self._database.pool.waiting.announce()
 

@@ -7,6 +7,7 @@ import msgspec
 from unstale.core.ops import Batch
 from unstale.core.record import Logged, Record
 from unstale.testing.conformance.suite import (
+    EVERY_BYTE,
     FOR_EVER_S,
     TRICKY_NAMES,
     InThread,
@@ -196,6 +197,53 @@ class MemberTests(Suite):
             self.poll("n", applied, 2.5)
             (found,) = self.other_log.read_members().members
             assert msgspec.structs.replace(found, urgent=False) == member("n", "g", applied, 2.5)
+
+    def tell(self, node: str, about: bytes) -> None:
+        """Poll as a node that tells about itself."""
+        self.log.poll(member(node, "g", about=about), 0, 0, 0.0)
+
+    def test_members_tell_about_themselves(self) -> None:
+        """What a member tells about itself is there with its poll, byte by byte, until it tells something else."""
+        assert self.other_log.read_about(("a",)) == (b"",)
+        for about in (EVERY_BYTE, b"short", b"x" * 20_000):
+            self.tell("a", about)
+            self.tell("b", b"b" + about)
+            self.tell("silent about itself", b"")
+            for _ in range(3):
+                assert self.other_log.read_about(("b", "stranger", "a")) == (b"b" + about, b"", about)
+                self.tell("a", about)
+        assert self.other_log.read_about(("silent about itself",)) == (b"",)
+        assert self.other_log.read_about(()) == ()
+        assert {one.about for one in self.other_log.read_members().members} == {b""}  # waiters read that, and need none
+
+    def test_what_a_member_told_goes_with_it(self) -> None:
+        """Of who has left nothing is told any more; it tells again when it comes back."""
+        self.tell("stays", b"one")
+        self.tell("goes", b"two")
+        self.log.leave("goes")
+        assert self.other_log.read_about(("stays", "goes")) == (b"one", b"")
+        self.tell("goes", b"two")
+        assert self.other_log.read_about(("stays", "goes")) == (b"one", b"two")
+
+    def test_what_a_member_told_expires_with_it(self) -> None:
+        """Of who is not heard of any more nothing is told; it tells again when it goes on."""
+        self.tell("stopped", b"one")
+        self.advance(400.0)
+        assert self.other_log.read_about(("stopped",)) == (b"",)
+        self.tell("other", b"two")
+        self.tell("stopped", b"one")
+        assert self.other_log.read_about(("other", "stopped")) == (b"two", b"one")
+
+    def test_h12_what_members_told_comes_back_after_a_wipe(self) -> None:
+        """Who finds itself off the list tells about itself once more, by the next poll at the latest."""
+        for about in (b"one", b"two"):
+            for node in ("a", "b"):
+                self.tell(node, about)
+            self.wipe()
+            for _ in range(2):
+                self.tell("a", about)
+            assert self.other_log.read_about(("a",)) == (about,)
+            assert "b" not in self.nodes()
 
     def test_names_of_nodes_are_compared_exactly(self) -> None:
         """Nodes whose names look alike are different members."""

@@ -54,6 +54,10 @@ class Suite:
         """Make the log of the latest `engine()` forget all records but the newest `keep`."""
         raise unittest.SkipTest("this engine's log cannot be trimmed at will")
 
+    def wipe(self) -> None:
+        """Lose the log of the latest `engine()` with its members, as a server does that somebody empties."""
+        raise unittest.SkipTest("this engine's log cannot be wiped at will")
+
     def foreign(self) -> object:
         """Make an engine on fresh data, or a context manager, as the store of a log that is another engine's."""
         raise unittest.SkipTest("this engine cannot be the store of another engine's log")
@@ -132,10 +136,16 @@ def record(*scopes: str, soft: bool = False, version: Version | None = None, ack
 
 
 def member(
-    node: str = "n", generation: str = "", applied: int = 0, max_staleness_s: float = 2.0, *, urgent: bool = False
+    node: str = "n",
+    generation: str = "",
+    applied: int = 0,
+    max_staleness_s: float = 2.0,
+    *,
+    urgent: bool = False,
+    about: bytes = b"",
 ) -> Member:
     """Give what a node tells of itself."""
-    return Member(node, generation, applied, max_staleness_s, urgent)
+    return Member(node, generation, applied, max_staleness_s, urgent, about)
 
 
 def poll(log: LogPort, position: int, limit: int = 1000, wait_s: float = 0.0, node: str = "n") -> Batch:
