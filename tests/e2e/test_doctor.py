@@ -113,7 +113,7 @@ def test_doctor_looks_at_members() -> None:
     head = Identity("g2", 10_000, "x")
 
     def levels(members: Members) -> list[str]:
-        found: list[Finding] = list(examine._members(members, head))
+        found: list[Finding] = list(examine._members(members, head, {"n1": "web-1 (host:17)"}))
         return [finding.level for finding in found]
 
     old = 100.0

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from unstale.cli.examine_file import examine_contents, examine_file
+from unstale.cli.examine_nodes import examine_nodes
 from unstale.cli.findings import Finding, ok, size
 from unstale.cli.look import Look, is_redis, opened, sqlite_path
 from unstale.cli.measures import long_span, span
+from unstale.cli.nodes_told import nodes_of
 from unstale.cli.sqlite_look import CacheFacts, file_facts
 from unstale.core.ops import Identity, Members
 from unstale.engines.connect import connect
@@ -111,21 +113,26 @@ def _log(look: Look) -> Iterator[Finding]:
             f"the newest record is dated {long_span(ahead_s)} ahead of this machine's clock",
             weakens="only the times that `unstale tail` shows: no wall clock decides anything",
         )
-    yield from _members(look.read_members(), head)
+    silent = look.silent()  # it may listen for a while: the members are read after it
+    members = look.read_members()
+    nodes = nodes_of(look, members, silent)
+    yield from _members(members, head, {node.member.node: node.title for node in nodes})
+    yield from examine_nodes(nodes, members)
 
 
-def _members(members: Members, head: Identity) -> Iterator[Finding]:
+def _members(members: Members, head: Identity, titles: Mapping[str, str]) -> Iterator[Finding]:
     if not members.members:
         yield Finding("note", "members", "no process uses the cache now")
         return
     for member in members.members:
         lag = head.head - member.applied
-        told = f"{member.node}: applied {member.applied:,}, lag {lag:,}, bound {span(member.max_staleness_s)}"
+        title = titles[member.node]
+        told = f"{title}: applied {member.applied:,}, lag {lag:,}, bound {span(member.max_staleness_s)}"
         if member.generation != head.generation:
             yield Finding(
                 "note",
                 "member",
-                f"{member.node}: of another generation, bound {span(member.max_staleness_s)}",
+                f"{title}: of another generation, bound {span(member.max_staleness_s)}",
                 weakens="nothing: it has not noticed yet that the log began anew; its lease lapses within its bound",
             )
         elif lag > LAG_MAX:

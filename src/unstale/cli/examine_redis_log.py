@@ -1,4 +1,4 @@
-"""What `doctor` finds out about the log of a Redis cache: its chain, how far it reaches back, and who follows it."""
+"""What `doctor` finds out about the log of a Redis cache: its chain, and how far it reaches back."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from unstale.cli.findings import Finding, ok
-from unstale.cli.measures import long_span, span
+from unstale.cli.measures import long_span
 from unstale.cli.redis_look import Meta, RedisLook
 from unstale.cli.redis_server import Server
-from unstale.core.ops import Members
 from unstale.engines.memory import RECORDS_MAX
 
 REACH: Final = 10.0  # the log should reach back for so many times the largest bound
@@ -24,7 +23,6 @@ def examine_log(look: RedisLook) -> Iterator[Finding]:
         yield _retention(look, server, meta)
         yield _marks(server, meta)
         yield from _seen_replicas(server, meta)
-    yield from drift(look.read_members(), look.silent(), meta)
 
 
 def _chain(look: RedisLook, server: Server, meta: Meta) -> Finding:
@@ -81,34 +79,4 @@ def _seen_replicas(server: Server, meta: Meta) -> Iterator[Finding]:
             f"{there} connected; this generation was seen with {meta.replicas}",
             weakens="with none of them nothing is acknowledged: invalidations fail, and all leases lapse",
             mend=server.command("INFO", "replication") + "   # then start those that are missing",
-        )
-
-
-def drift(members: Members, silent: frozenset[str], meta: Meta) -> Iterator[Finding]:
-    """Look for members that say nothing any more, and for settings that differ between members."""
-    for member in members.members:
-        if member.node in silent:
-            yield Finding(
-                "note",
-                "silent",
-                f"{member.node} has said nothing for {span(member.max_staleness_s)}: it has ended, or is stopped",
-                weakens="waiting invalidations wait for it, for the largest bound at most",
-                mend="if it is stopped, end it; if it has ended, the others take it off the list within a minute",
-            )
-    bounds = sorted({member.max_staleness_s for member in members.members})
-    if len(bounds) > 1:
-        yield Finding(
-            "note",
-            "drift",
-            f"members differ in max_staleness: {', '.join(map(span, bounds))}",
-            weakens="waiting invalidations take up to the largest, and clients see older values on some nodes",
-            mend="give the cache the same max_staleness in all services",
-        )
-    elif bounds and meta.bound_s > bounds[-1]:
-        yield Finding(
-            "note",
-            "drift",
-            f"a member once told a bound of {span(meta.bound_s)}; those of now: {span(bounds[-1])}",
-            weakens="waiting invalidations wait for up to the largest bound ever told in this generation",
-            mend="if it was a mistake, invalidate without waiting until a new generation begins",
         )

@@ -41,6 +41,9 @@ class Look(Protocol):
     def read_members(self) -> Members:
         """See `LogPort.read_members`."""
 
+    def read_about(self, nodes: tuple[str, ...]) -> tuple[bytes, ...]:
+        """See `LogPort.read_about`."""
+
     def read_marks(self, scopes: tuple[str, ...]) -> MarksReply:
         """See `StorePort.read_marks`."""
 

@@ -142,6 +142,11 @@ class RedisLook:
         members = (Member(node, told.generation, told.applied, told.bound_s) for node, (_beat, told) in listed.items())
         return Members(meta.identity, tuple(members), float("inf"), meta.bound_s)
 
+    def read_about(self, nodes: tuple[str, ...]) -> tuple[bytes, ...]:
+        """See `LogPort.read_about`."""
+        found = self._ask(*((b"GET", self.names.about + node.encode()) for node in nodes)) if nodes else []
+        return tuple(data or b"" for data in found)
+
     def silent(self) -> frozenset[str]:
         """Listen until every member has spoken, for as long as its bound at most: those that said nothing."""
         (flat,) = self._ask((b"HGETALL", self.names.members))

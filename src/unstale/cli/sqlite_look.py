@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from unstale.core.ops import Batch, Fetched, Identity, MarksReply, Members
 from unstale.core.record import Logged, decode_record
-from unstale.engines import sqlite_entries, sqlite_log
+from unstale.engines import sqlite_about, sqlite_entries, sqlite_log
 from unstale.engines.sqlite_open import boot_clock, boot_id, same_boot
 from unstale.engines.sqlite_schema import APPLICATION_ID, SCHEMA_VERSION, engine_error
 from unstale.errors import CorruptError, UnavailableError
@@ -154,6 +154,10 @@ class SQLiteLook:
     def read_members(self) -> Members:
         """See `LogPort.read_members`."""
         return self._safely(lambda: sqlite_log.read_members(self._db, self.cache.number, boot_clock()))
+
+    def read_about(self, nodes: tuple[str, ...]) -> tuple[bytes, ...]:
+        """See `LogPort.read_about`."""
+        return self._safely(lambda: sqlite_about.read(self._db, self.cache.number, nodes, boot_clock()))
 
     def read_marks(self, scopes: tuple[str, ...]) -> MarksReply:
         """See `StorePort.read_marks`."""
