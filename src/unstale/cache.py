@@ -105,7 +105,8 @@ class Cache:
         )
         self.node.on_trouble = reporter(name, self.node.clock) if on_trouble is None else shielded(on_trouble)
         self.ports.tell_troubles_to(self.node.trouble)
-        self.templates, self._disabled = Templates(), False
+        self.templates = Templates()
+        self.active: Node | None = self.node
         self.policy = self.adopt(kept)
         if ports is None:
             try_engine(self.ports, self.node.trouble)
