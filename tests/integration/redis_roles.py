@@ -157,8 +157,8 @@ class Shop:
             "pulsed": node.lease.pulsed,
             "generation": node.generation,
             "discontinuities": node.counts["discontinuities"],
-            "open": engine.breaker.open,  # type: ignore[attr-defined] # the engine of these tests
-            "refused": engine.breaker.refused,  # type: ignore[attr-defined] # as above
+            "open": bool(engine.breakers.open),  # type: ignore[attr-defined] # the engine of these tests
+            "refused": engine.breakers.refused,  # type: ignore[attr-defined] # as above
             "troubles": dict(self.troubles),
             "unpublished": dict(self.refused),
         }

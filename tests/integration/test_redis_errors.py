@@ -80,7 +80,7 @@ def test_a_wrong_password_is_an_error_that_says_so(engines: Engines, shops: Shop
             denied = failing(engine, DeniedError)
             assert denied.keys() == calls(engine).keys()
             assert all("redis://user:password@host" in error.hint for error in denied.values())
-            assert not engine.breaker.open
+            assert not engine.breakers.open
             with pytest.raises(DeniedError, match="denies"):
                 asyncio.run(engine.afetch(("a",)))
             shop = shops(url)
@@ -218,7 +218,7 @@ def test_too_few_replicas_are_named(engines: Engines) -> None:
             assert "min-replicas-to-write" in refused.value.hint
         assert engine.fetch(("a",)) != (None,)
         assert engine.read_head().head == 1
-        assert engine.breaker.refused == 0
+        assert engine.breakers.refused == 0
 
 
 def test_h11_a_quorum_that_is_not_there_proves_nothing(engines: Engines, shops: Shops) -> None:

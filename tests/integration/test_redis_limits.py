@@ -12,7 +12,7 @@ from tests.support.redis_servers import START_S, RedisServer
 from tests.support.redis_shop import BOUND_S, ENTRY, TAG, Engines, Shops, open_engines, open_shops
 from tests.support.waiting import until
 from unstale.clock import boottime
-from unstale.core.ops import Item, Member
+from unstale.core.ops import Fetched, Item, Member
 from unstale.core.record import Record
 from unstale.errors import CorruptError, UnavailableError
 
@@ -158,7 +158,7 @@ def test_h08_h26_readers_do_not_wait_for_a_frozen_server(shops: Shops, how: dict
         engine._link._ask = counted  # type: ignore[attr-defined] # as above
         frozen.stop()
         until(lambda: not shop.proven)
-        until(lambda: shop.product(1) == shop.truth and engine.breaker.open)  # type: ignore[attr-defined] # as above
+        until(lambda: shop.product(1) == shop.truth and engine.breakers.open)  # type: ignore[attr-defined] # as above
         first = len(asked)
         over, reads = boottime() + 1.5, 0
         while boottime() < over:
@@ -167,7 +167,7 @@ def test_h08_h26_readers_do_not_wait_for_a_frozen_server(shops: Shops, how: dict
         assert len(asked) == first
         assert reads > 1000
         frozen.go_on()
-        until(lambda: not engine.breaker.open)  # type: ignore[attr-defined] # as above
+        until(lambda: not engine.breakers.open)  # type: ignore[attr-defined] # as above
         shop.well()
         assert len(asked) > first
 
@@ -178,7 +178,7 @@ def test_a_breaker_closes_by_a_probe_of_its_own(engines: Engines) -> None:
         engine = engines(f"{server.url}?timeout=200ms")
         engine.store((Item("a", b"x", 60.0),))
         server.kill()
-        while not engine.breaker.open:
+        while not engine.breakers.open:
             with pytest.raises(UnavailableError):
                 engine.fetch(("a",))
         with pytest.raises(UnavailableError, match="it was not asked"):
@@ -192,7 +192,7 @@ def test_a_breaker_closes_by_a_probe_of_its_own(engines: Engines) -> None:
                 return False
 
         until(back)
-        assert not engine.breaker.open
+        assert not engine.breakers.open
 
 
 # Damage -----------------------------------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def test_h22_lifetimes_are_the_servers(server: RedisServer, engines: Engines) ->
 
     def gone() -> bool:
         (found,) = (engine, other)[len(heard) % 2].fetch(("a",))
-        if found is not None:
+        if isinstance(found, Fetched):
             heard.append(found.remaining_s)
         return found is None
 
@@ -343,7 +343,7 @@ def test_h22_lifetimes_are_the_servers(server: RedisServer, engines: Engines) ->
     assert engine.fetch(("b",)) != (None,)
     engine.store((Item("a", b"z", 60.0),))
     (again,) = other.fetch(("a",))
-    assert again is not None
+    assert isinstance(again, Fetched)
     assert (again.data, again.remaining_s > 50.0) == (b"z", True)
 
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from unstale.engines.breaker import WAIT_MAX_S, WAIT_MIN_S, Breaker
+from unstale.engines.breaker import WAIT_MAX_S, WAIT_MIN_S, Breaker, Breakers
 
 PATIENCE_S = 5.0
 
@@ -144,3 +144,55 @@ def test_h23_a_child_has_a_lock_and_a_probe_of_its_own(scene: Scene) -> None:
     with scene.breaker._lock:
         scene.breaker.reborn()
         assert scene.due()
+
+
+# Many of them -------------------------------------------------------------------------------------------------------
+
+
+def out(breakers: Breakers, address: str) -> Breaker:
+    """Give the breaker of an address, open."""
+    breaker = breakers.at(address)
+    while not breaker.open:
+        breaker.failed()
+    return breaker
+
+
+def test_h26_each_address_has_a_breaker_of_its_own() -> None:
+    """What becomes of calls to one address neither opens nor closes the breaker of another."""
+    breakers = Breakers()
+    out(breakers, "a")
+    breakers.at("b").succeeded()
+    assert breakers.open == {"a"}
+    assert not breakers.at("a").admits()
+    assert breakers.at("b").admits()
+    assert (breakers.failures("a"), breakers.failures("b"), breakers.failures("c")) == (2, 0, 0)
+
+
+def test_a_forgotten_address_begins_anew() -> None:
+    """Addresses at which nothing lies any more are forgotten; what was refused stays counted."""
+    breakers = Breakers()
+    for address in "abc":
+        assert not out(breakers, address).admits()
+    breakers.keep({"a", "d"})
+    assert breakers.open == {"a"}
+    assert breakers.at("b").admits()
+    assert breakers.refused == 3
+
+
+def test_h27_there_are_only_so_many_breakers() -> None:
+    """However many addresses are asked, the oldest are forgotten."""
+    breakers = Breakers(breakers_max=10)
+    for number in range(100):
+        out(breakers, f"a{number}")
+    assert breakers.open == {f"a{number}" for number in range(90, 100)}
+
+
+def test_h23_all_breakers_survive_a_fork() -> None:
+    """A child can use every breaker, whatever lock was held, and still knows who is out."""
+    breakers = Breakers()
+    locked = [out(breakers, address) for address in "ab"]
+    with locked[0]._lock, locked[1]._lock:
+        breakers.reborn()
+        for breaker in locked:
+            breaker.succeeded()
+    assert not breakers.open

@@ -72,6 +72,18 @@ def test_when_the_store_fails_the_policy_decides(bench: Bench) -> None:
     assert many(bench, node, "a b", lambda keys: dict.fromkeys(keys, 1), **how).end() == {"a": 1, "b": 1}
 
 
+def test_h26_when_one_server_of_the_store_fails_only_its_keys_are_lost(bench: Bench) -> None:
+    """What other servers hold is served from there; of what the one holds the policy decides, and one error tells."""
+    here, there, error = bench.node("here"), bench.node("there"), UnavailableError("no server")
+    many(bench, here, "a b c").end()
+    refusing = many(bench, there, "a b c", store_out="refuse")
+    assert refusing.answer((error, bench.perform(refusing.until(ops.Fetch))[1], error)).error is error
+    script = many(bench, there, "a b c", lambda keys: dict.fromkeys(keys, "new"))
+    script.answer((error, bench.perform(script.until(ops.Fetch))[1], error))
+    assert script.end() == {"a": "new", "b": "B", "c": "new"}
+    assert there.counts["trouble:fetch"] == 2, "one for each read"
+
+
 def test_a_store_that_takes_nothing_is_reported(bench: Bench) -> None:
     """Fills that the store refuses fail no read."""
     node = bench.node()

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from unstale import Cache
-from unstale.core.ops import Item
+from unstale.core.ops import Fetched, Item
 from unstale.engines.memory import MemoryEngine, MemoryServer
 from unstale.engines.spread import SpreadStore
-from unstale.errors import UsageError
+from unstale.errors import UnavailableError, UsageError
 
 KEYS = tuple(f"shape|price:{number}" for number in range(3000))
 
@@ -59,7 +59,7 @@ def test_it_is_one_store() -> None:
     store = spread("a", "b", "c")
     store.store(tuple(Item(key, key.encode(), 60.0) for key in KEYS))
     found = store.fetch(("missing", *KEYS))
-    assert [one and one.data for one in found] == [None, *(key.encode() for key in KEYS)]
+    assert [isinstance(one, Fetched) and one.data for one in found] == [False, *(key.encode() for key in KEYS)]
     sizes = [len(one.server.entries) for one in store._stores.values() if isinstance(one, MemoryEngine)]
     assert all(sizes)
     assert sum(sizes) == len(KEYS)
@@ -68,7 +68,7 @@ def test_it_is_one_store() -> None:
         assert await store.afetch(KEYS[:5]) == store.fetch(KEYS[:5])
         await store.adelete(KEYS[:2])
         await store.astore((Item(KEYS[0], b"new", 60.0),))
-        assert [one and one.data for one in await store.afetch(KEYS[:2])] == [b"new", None]
+        assert [isinstance(one, Fetched) and one.data for one in await store.afetch(KEYS[:2])] == [b"new", False]
 
     asyncio.run(again())
     store.delete(KEYS)
@@ -110,3 +110,43 @@ def test_what_cannot_be_spread_is_refused(arguments: dict[str, Any], problem: st
     """With what to write instead, when the cache is made."""
     with pytest.raises(UsageError, match=problem):
         Cache("memory://", **arguments)
+
+
+def out(*_what: Any) -> Any:
+    """Answer nothing, as a store that is out."""
+    raise UnavailableError("out")
+
+
+def test_h26_a_store_that_is_out_takes_no_other_with_it() -> None:
+    """What lies on other stores is found, put and deleted; the error of the one stands in place of what it holds."""
+    lost = engine()
+    for method in ("fetch", "store", "delete"):
+        setattr(lost, method, out)
+    store = SpreadStore(engine(), {"a": engine(), "b": lost, "c": engine()}, {"gone:*": "b"})
+    items = tuple(Item(key, key.encode(), 60.0) for key in KEYS)
+    mine = [store.place(key) is lost for key in KEYS]
+
+    def check(found: tuple[object, ...], what: object) -> None:
+        assert [isinstance(one, UnavailableError) for one in found] == mine
+        assert [what if one is None else isinstance(one, Fetched) for one in found] == [
+            not bad and what for bad in mine
+        ]
+
+    with pytest.raises(UnavailableError):
+        store.store(items)
+    check(store.fetch(KEYS), what=True)
+    check(asyncio.run(store.afetch(KEYS)), what=True)
+    with pytest.raises(UnavailableError):
+        store.fetch(("shape|gone:1", "shape|gone:2"))
+    with pytest.raises(UnavailableError):
+        asyncio.run(store.afetch(("shape|gone:1",)))
+    with pytest.raises(UnavailableError):
+        store.delete(KEYS)
+    check(store.fetch(KEYS), what=None)
+    with pytest.raises(UnavailableError):
+        asyncio.run(store.astore(items))
+    check(store.fetch(KEYS), what=True)
+    with pytest.raises(UnavailableError):
+        asyncio.run(store.adelete(KEYS))
+    check(store.fetch(KEYS), what=None)
+    assert store.fetch(()) == ()

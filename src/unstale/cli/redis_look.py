@@ -14,7 +14,6 @@ import msgspec
 from unstale.cli.redis_server import Server, quoted, servers_of, told_by
 from unstale.core.ops import Batch, Fetched, Identity, MarksReply, Member, Members
 from unstale.core.record import Logged, Record, decode_record
-from unstale.engines.breaker import Breaker
 from unstale.engines.redis_calls import Call, Command
 from unstale.engines.redis_link import Link
 from unstale.engines.redis_log import Told
@@ -23,7 +22,7 @@ from unstale.engines.redis_places import Places
 from unstale.engines.redis_store import MS, Names, StoreSteps
 from unstale.engines.redis_url import RedisUrl
 from unstale.engines.seal import LENGTH, SIGNED, Seal
-from unstale.errors import UnavailableError
+from unstale.errors import EngineError, UnavailableError
 
 LISTEN_MAX_S: Final = 10.0
 LISTEN_EVERY_S: Final = 0.05
@@ -70,7 +69,7 @@ class RedisLook:
         self.name = name
         self.names = Names(url.prefix, name)
         self.places = Places(url)
-        self._link = Link(self.places, Breaker())
+        self._link = Link(self.places)
         self._store = StoreSteps(self.names, 1, seal)
         try:
             self.servers = servers_of(self.places, self.names)
@@ -173,7 +172,10 @@ class RedisLook:
     def fetch(self, keys: tuple[str, ...]) -> tuple[Fetched | None, ...]:
         """See `StorePort.fetch`."""
         found = self._link.run(self._store.fetch(keys))
-        return tuple(None if one is None else Fetched(_bare(one.data), one.remaining_s) for one in found)
+        for one in found:
+            if isinstance(one, EngineError):  # a look that leaves something out would mislead
+                raise one
+        return tuple(Fetched(_bare(one.data), one.remaining_s) if isinstance(one, Fetched) else None for one in found)
 
     def stored_keys(self, key: str) -> list[str]:
         """Give the stored keys of all shapes in which an entry of a key is stored: a look at all keys there are."""

@@ -121,9 +121,10 @@ async def look_store(node: Node, want: Want, arrived: float) -> Served | None:
         EngineError: The store failed.
     """
     asked = node.clock()
-    found = await Fetch((want.stored_key,))
+    (found,) = await Fetch((want.stored_key,))
     node.counts["fetches"] += 1
-    stored = judge_stored(node, want, arrived, found[0], asked)
+    assert not isinstance(found, EngineError), "who could ask for nothing raises it"
+    stored = judge_stored(node, want, arrived, found, asked)
     return await judge_by_store(node, want, stored) if isinstance(stored, Unjudged) else stored
 
 

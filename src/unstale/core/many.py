@@ -13,7 +13,7 @@ from unstale.core.fill import settle
 from unstale.core.flights import Flight
 from unstale.core.load import AbsentError, enclosing_frame, free_origin, land, refuse_reentry, take_off
 from unstale.core.look import Unjudged, judge_by_store, judge_stored, look_l1
-from unstale.core.ops import Fetch, Item, Load, Sleep, Store
+from unstale.core.ops import Fetch, Fetched, Item, Load, Sleep, Store
 from unstale.core.read import fresh_enough, load_or_fall_back, refresh, serve_unproven, within_grace
 from unstale.core.served import Served, Want
 from unstale.errors import EngineError, ValueTypeError
@@ -59,16 +59,20 @@ async def _look_many(node: Node, wants: Sequence[Want], arrived: float) -> dict[
     if not rest:
         return found
     asked = node.clock()
+    fetched: Sequence[Fetched | EngineError | None]
     try:
         fetched = await Fetch(tuple(want.stored_key for want in rest))
     except EngineError as error:
-        node.trouble("fetch", error)
+        fetched = [error] * len(rest)
+    failed = {id(one): one for one in fetched if isinstance(one, EngineError)}
+    for lost in failed.values():  # each once, for however many keys: it is of a server, not of a key
+        node.trouble("fetch", lost)
         if rest[0].policy.store_out == "refuse":
-            raise
-        for want in rest:
-            want.store_failed = True
-        return found
+            raise lost
     for want, one in zip(rest, fetched, strict=True):
+        if isinstance(one, EngineError):
+            want.store_failed = True
+            continue
         stored = judge_stored(node, want, arrived, one, asked)
         if isinstance(stored, Unjudged):
             stored = await judge_by_store(node, want, stored)

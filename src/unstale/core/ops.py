@@ -15,6 +15,7 @@ import msgspec
 from unstale.core.marks import Mark
 from unstale.core.record import Logged, Record
 from unstale.core.signal import Signal
+from unstale.errors import EngineError
 
 T = TypeVar("T")
 Flow = Coroutine["Op[Any]", Any, T]
@@ -116,8 +117,11 @@ class Op(msgspec.Struct, Generic[T], frozen=True):
 # The store ------------------------------------------------------------------------------------------------------
 
 
-class Fetch(Op[tuple[Fetched | None, ...]], frozen=True):
-    """Get the bytes and remaining lifetimes of stored keys, in one round trip."""
+class Fetch(Op[tuple[Fetched | EngineError | None, ...]], frozen=True):
+    """Get the bytes and remaining lifetimes of stored keys, in one round trip.
+
+    An error in place of bytes is that of a server which could not be asked, while others were.
+    """
 
     port: ClassVar[str] = "store"
     keys: tuple[str, ...]

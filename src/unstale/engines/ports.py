@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 from unstale.core.marks import Mark
 from unstale.core.ops import Appended, Batch, Fetched, Identity, Item, MarksReply, Member, Members
 from unstale.core.record import Record
+from unstale.errors import EngineError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,8 +56,12 @@ class StorePort(Protocol):
 
     guarantees: ClassVar[Guarantees]
 
-    def fetch(self, keys: tuple[str, ...]) -> tuple[Fetched | None, ...]:
-        """Give bytes and remaining lifetimes, in the order of the keys; None for what is not there or expired."""
+    def fetch(self, keys: tuple[str, ...]) -> tuple[Fetched | EngineError | None, ...]:
+        """Give bytes and remaining lifetimes, in the order of the keys; None for what is not there or expired.
+
+        Where keys lie on several servers some of which are out, their error stands in place of what they hold. If
+        nothing could be asked for, it is raised.
+        """
 
     def store(self, items: tuple[Item, ...]) -> None:
         """Put items; each replaces what was there."""

@@ -18,7 +18,7 @@ from unstale.clock import boottime
 from unstale.core.marks import Mark
 from unstale.core.ops import Appended, Batch, Fetched, Identity, Item, MarksReply, Member, Members
 from unstale.core.record import Record
-from unstale.engines.breaker import Breaker
+from unstale.engines.breaker import Breakers
 from unstale.engines.linger import Linger, LoopLinger
 from unstale.engines.memory import RECORDS_MAX
 from unstale.engines.ports import Guarantees
@@ -29,6 +29,7 @@ from unstale.engines.redis_places import Places
 from unstale.engines.redis_store import MS, Names, StoreSteps
 from unstale.engines.redis_url import RedisUrl
 from unstale.engines.seal import OnForged, Seal
+from unstale.errors import EngineError
 
 MAX_TTL_S: Final = 7 * 24 * 3600.0
 
@@ -80,11 +81,10 @@ class RedisEngine:
     ) -> None:
         self.url = url
         self.name = name
-        self.breaker = Breaker()
         self._places = places = Places(url)
         names, mark_ms = Names(url.prefix, name), int(2 * max_ttl_s * MS)
-        self._link = Link(places, self.breaker)
-        self._loops = LoopLink(places, self.breaker)
+        self._link = Link(places)
+        self._loops = LoopLink(places)
         self._store_steps = StoreSteps(names, mark_ms, seal)
         self._log_steps = LogSteps(url, names, records_max, mark_ms, clock, new_id, self._link.end_poll, seal)
         self._seal = seal
@@ -93,9 +93,14 @@ class RedisEngine:
         self._loop_lingers = weakref.WeakKeyDictionary()
         self._marks_steps = self._log_steps.read_marks if own else self._store_steps.read_foreign
 
+    @property
+    def breakers(self) -> Breakers:
+        """Which of the servers are out."""
+        return self._places.breakers
+
     # The ports, blocking --------------------------------------------------------------------------------------
 
-    def fetch(self, keys: tuple[str, ...]) -> tuple[Fetched | None, ...]:
+    def fetch(self, keys: tuple[str, ...]) -> tuple[Fetched | EngineError | None, ...]:
         """See `StorePort.fetch`."""
         return self._link.run(self._store_steps.fetch(keys))
 
@@ -152,7 +157,6 @@ class RedisEngine:
 
     def reborn(self) -> None:
         """Start anew in a forked child: locks may be held for ever there, and the connections are the parent's."""
-        self.breaker.reborn()
         self._places.reborn()
         self._link.reborn()
         self._loops.reborn()
@@ -171,7 +175,7 @@ class RedisEngine:
 
     # The ports, for event loops -------------------------------------------------------------------------------
 
-    async def afetch(self, keys: tuple[str, ...]) -> tuple[Fetched | None, ...]:
+    async def afetch(self, keys: tuple[str, ...]) -> tuple[Fetched | EngineError | None, ...]:
         """See `StorePort.fetch`."""
         return await self._loops.run(self._store_steps.fetch(keys))
 

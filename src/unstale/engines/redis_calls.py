@@ -34,6 +34,8 @@ class Call(NamedTuple):
         wait_s: The server may wait for so long before it answers.
         node: The member whose poll this is, so that it can be ended.
         slow: It waits for replicas: it must not keep others waiting.
+        through: It is sent even to a server that is known to be out: the tail's, for which no reader waits.
+        partly: What some servers answer is of use without the others: their errors stand in place of replies.
         data: The bytes of the commands, from who knows them already.
     """
 
@@ -42,6 +44,8 @@ class Call(NamedTuple):
     wait_s: float = 0.0
     node: str = ""
     slow: bool = False
+    through: bool = False
+    partly: bool = False
     data: bytes = b""
 
 
@@ -69,7 +73,7 @@ def packed(commands: Sequence[Command]) -> bytes:
     return b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
 
 
-def follow(steps: Steps[T], places: Places, breaker: Breaker) -> Moves[T]:
+def follow(steps: Steps[T], places: Places) -> Moves[T]:
     """Give the moves of a method: whoever drives them only sends bytes, or lets the places be refreshed.
 
     Raises:
@@ -79,7 +83,7 @@ def follow(steps: Steps[T], places: Places, breaker: Breaker) -> Moves[T]:
         call = next(steps)
         while True:
             try:
-                replies = yield from _make(call, places, breaker)
+                replies = yield from _make(call, places)
             except EngineError as error:
                 call = steps.throw(error)
             else:
@@ -89,51 +93,97 @@ def follow(steps: Steps[T], places: Places, breaker: Breaker) -> Moves[T]:
         return answer
 
 
-def _make(call: Call, places: Places, breaker: Breaker) -> Moves[list[Any]]:
-    """Make one call, unless the servers are known to be out; the tail's polls go through all the same, as probes."""
-    if not (call.node or breaker.admits()):
-        if breaker.due(PROBE_TIMEOUTS * places.url.timeout_s):
-            places.probe(call.keys[0], breaker)
-        hint = "the cache goes on by its policy until it is back"
-        raise UnavailableError(f"{places.url.place} is out: it was not asked", hint=hint)
+def _make(call: Call, places: Places) -> Moves[list[Any]]:
     try:
-        try:
-            replies = yield from _send(call, places)
-        except ReadOnlyError:
-            if places.fixed:
-                raise
-            yield Refresh(needed=True)  # the primary was deposed
-            replies = yield from _send(call, places)
-    except UnavailableError as error:
-        if "answered" not in error.fields:  # who answers costs nobody a timeout
-            breaker.failed()
-        if not places.fixed:
-            yield Refresh(needed=False)  # for the next call: it may have failed over
-        raise
-    breaker.succeeded()
-    return replies
+        return (yield from _send(call, places))
+    except ReadOnlyError:
+        if places.fixed:
+            raise
+        yield Refresh(needed=True)  # the primary was deposed
+        return (yield from _send(call, places))
 
 
 def _send(call: Call, places: Places) -> Moves[list[Any]]:
-    only = places.find(call.keys[0]) if places.fixed and call.keys else None
-    if only is None:
-        route = Route(call, places)
-    else:  # the usual case: all goes to one server, and its replies are what was asked for
-        replies: list[Any] = yield Ask(only, call.data or packed(call.commands), len(call.commands), call)
-        if ErrorReply not in map(type, replies):
-            return replies
-        route = Route(call, places)
-        route.take(only, list(range(len(replies))), replies)
+    only = None if places.spread or not call.keys else places.find(call.keys[0])
+    route = None
+    if only is not None:  # the usual case: all goes to one server, and its replies are what was asked for
+        try:
+            replies = yield from _ask(Ask(only, call.data or packed(call.commands), len(call.commands), call), places)
+            if ErrorReply not in map(type, replies):
+                return replies
+            route = Route(call, places)
+            route.take(only, list(range(len(replies))), replies)
+        except UnavailableError as error:
+            yield from _mend(call, places, error)
+            raise
+    route = route or Route(call, places)
     while asked := route.next():
         for address, numbers, data in asked:
             if address is None:
-                yield Refresh(needed=True)
+                yield from _learn(call, places)
                 break
-            replies = yield Ask(address, data, route.expected(numbers), call)
-            route.take(address, numbers, replies)
+            try:
+                replies = yield from _ask(Ask(address, data, route.expected(numbers), call), places)
+                route.take(address, numbers, replies)
+            except ReadOnlyError:
+                raise
+            except EngineError as error:  # of this server: what lies on others is asked for all the same
+                route.lose(numbers, error)
+                yield from _mend(call, places, error)
     if route.stray:
+        places.refresh_soon()
+    return route.result()
+
+
+def _ask(ask: Ask, places: Places) -> Moves[list[Any]]:
+    """Ask one server, unless it is known to be out; the tail's polls go through all the same, as probes."""
+    breaker = places.breakers.at(ask.address)
+    _admit(ask.call, places, breaker, ask.address)
+    try:
+        replies: list[Any] = yield ask
+    except UnavailableError:
+        breaker.failed()
+        raise
+    if ErrorReply in map(type, replies) and any(type(reply) is ErrorReply and reply.out for reply in replies):
+        breaker.failed()
+    else:
+        breaker.succeeded()  # who answers, be it with an error, costs nobody a timeout
+    return replies
+
+
+def _learn(call: Call, places: Places) -> Moves[None]:
+    """Ask where the keys are, unless it is known that nobody tells."""
+    breaker = places.breakers.at(None)
+    _admit(call, places, breaker, None)
+    try:
+        yield Refresh(needed=True)
+    except UnavailableError:
+        breaker.failed()
+        raise
+    breaker.succeeded()
+
+
+def _admit(call: Call, places: Places, breaker: Breaker, address: Address | None) -> None:
+    if call.through or breaker.admits():
+        return
+    if breaker.due(PROBE_TIMEOUTS * places.url.timeout_s):
+        places.probe(address)
+    place = places.url.place if address is None else f"{address[0]}:{address[1]}"
+    hint = "the cache goes on by its policy until it is back"
+    raise UnavailableError(f"{place} is out: it was not asked", hint=hint, refused=True)
+
+
+def _mend(call: Call, places: Places, error: EngineError) -> Moves[None]:
+    """See to it that the next call knows where the keys are: this server's may have failed over.
+
+    The tail has the time to wait for that, and needs it for its very next poll; a reader has waited long enough.
+    """
+    if places.fixed or "refused" in error.fields or not isinstance(error, UnavailableError):
+        return
+    if call.through:
         yield Refresh(needed=False)
-    return route.replies
+    else:
+        places.refresh_soon()
 
 
 class Route:
@@ -145,9 +195,10 @@ class Route:
 
     Attributes:
         replies: As far as they are there; what is left is `None` and in `_left`.
+        stray: A server said that keys lie on another one.
     """
 
-    __slots__ = ("_asking", "_hops", "_left", "_places", "call", "commands", "replies", "stray")
+    __slots__ = ("_asking", "_errors", "_hops", "_left", "_places", "call", "commands", "replies", "stray")
 
     def __init__(self, call: Call, places: Places) -> None:
         self.call = call
@@ -157,6 +208,7 @@ class Route:
         self._places = places
         self._left = list(range(len(self.commands)))
         self._asking: dict[int, Address] = {}
+        self._errors: list[EngineError] = []
         self._hops = 0
 
     def next(self) -> list[tuple[Address | None, list[int], bytes]]:
@@ -203,6 +255,26 @@ class Route:
                 continue
             self.replies[number] = reply
             self._left.remove(number)
+
+    def lose(self, numbers: list[int], error: EngineError) -> None:
+        """Give up what one server was asked for, as far as it has not answered."""
+        self._errors.append(error)
+        for number in numbers:
+            if number in self._left:
+                self._left.remove(number)
+                self._asking.pop(number, None)
+                self.replies[number] = error
+
+    def result(self) -> list[Any]:
+        """Give the replies; with `partly`, errors among them.
+
+        Raises:
+            EngineError: One of the servers failed; with `partly`, all of them.
+        """
+        lost = sum(isinstance(reply, EngineError) for reply in self.replies) if self._errors else 0
+        if lost == len(self.replies) or (lost and not self.call.partly):
+            raise self._errors[0]
+        return self.replies
 
     def _again(self, number: int, reply: ErrorReply, address: Address) -> bool:
         """Prepare a command for the next write, if its error reply says how."""

@@ -15,6 +15,11 @@ class ErrorReply(Exception):  # noqa: N818 - a reply, not yet an error of ours
         """Its first word."""
         return str(self).partition(" ")[0].removeprefix("-")
 
+    @property
+    def out(self) -> bool:
+        """The server answers nobody now."""
+        return str(self).removeprefix("-").startswith(tuple(OUT))
+
 
 # Whether the outcome of a write is known with these is not asked: appends are repeated by their ids.
 PASSING: Final = {
@@ -68,7 +73,6 @@ def reply_error(reply: ErrorReply, place: str) -> EngineError:
         return CorruptError(f"{place} has a log that is not ours: {text}", hint=hint)
     for word, hint in PASSING.items():
         if text.startswith(word):
-            answered = {} if word in OUT else {"answered": True}
-            return UnavailableError(f"{place} does not answer now: {text}", hint=hint, **answered)
+            return UnavailableError(f"{place} does not answer now: {text}", hint=hint)
     hint = "Redis 7 or newer is needed, or any Valkey" if "unknown command" in text.lower() else "see its log"
     return EngineError(f"{place} answered with an error: {text}", hint=hint)

@@ -17,7 +17,6 @@ import hiredis
 import redis
 from redis.connection import Connection
 
-from unstale.engines.breaker import Breaker
 from unstale.engines.redis_calls import Ask, Refresh, Steps, T, follow
 from unstale.engines.redis_errors import ErrorReply
 from unstale.engines.redis_places import Places, connection_to, unreached
@@ -106,12 +105,10 @@ class Link:
 
     Args:
         places: Where the keys lie.
-        breaker: Refuses calls while the servers are out.
     """
 
-    def __init__(self, places: Places, breaker: Breaker) -> None:
+    def __init__(self, places: Places) -> None:
         self._places = places
-        self._breaker = breaker
         self.reborn()
 
     def reborn(self) -> None:
@@ -130,7 +127,7 @@ class Link:
         if os.getpid() != self._pid:
             self._places.reborn()
             self.reborn()
-        moves = follow(steps, self._places, self._breaker)
+        moves = follow(steps, self._places)
         try:
             move = next(moves)
             while True:

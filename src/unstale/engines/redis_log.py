@@ -137,7 +137,8 @@ class LogSteps:
         """Ask for what there is, and if that is nothing, wait.
 
         Each time the membership is renewed and the identity told, in the same write and after the records: an empty
-        answer alone proves nothing (H12). Who was at the head a moment ago waits at once.
+        answer alone proves nothing (H12). Who was at the head a moment ago waits at once. Who would not wait
+        at all is a reader or a writer that wants to catch up: those do not ask a server that is known to be out.
         """
         here = (member.node, member.generation, position)
         at, batch = self._at_head
@@ -146,7 +147,7 @@ class LogSteps:
         while True:
             before = batch
             try:
-                batch = yield from self._ask(member, position, limit, wait_now)
+                batch = yield from self._ask(member, position, limit, wait_now, through=wait_s > 0)
             except UnavailableError:
                 self._at_head = NOWHERE  # another server may be the next to answer: ask it before waiting on it
                 if before is None or member.node not in self._left:
@@ -166,7 +167,7 @@ class LogSteps:
             yield from self.read_members()
         return batch
 
-    def _ask(self, member: Member, position: int, limit: int, wait_s: float) -> Steps[Batch]:
+    def _ask(self, member: Member, position: int, limit: int, wait_s: float, *, through: bool) -> Steps[Batch]:
         names = self._names
         read: list[bytes | str | int] = [b"XREAD", b"COUNT", max(1, limit)]
         if wait_s:
@@ -180,7 +181,8 @@ class LogSteps:
             self._new_id(), member.node, _encode_told(told), int(member.max_staleness_s * MS), self._mark_ms // 2,
             *((member.about, int(life_s * MS)) if due else ()),
         )  # fmt: skip
-        replies = yield Call((tuple(read), renew), (names.log, names.log), wait_s, member.node)
+        commands, keys = (tuple(read), renew), (names.log, names.log)
+        replies = yield Call(commands, keys, wait_s, member.node, through=through)
         found, (generation, head, head_id, self._replicas, list_id, new) = replies
         if due:
             self._told[member.node] = (member.about, self._clock() + life_s / 2)

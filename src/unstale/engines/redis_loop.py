@@ -19,7 +19,6 @@ from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from unstale.engines.breaker import Breaker
 from unstale.engines.redis_calls import Ask, Refresh, Steps, T, follow
 from unstale.engines.redis_errors import ErrorReply
 from unstale.engines.redis_link import BREAKS
@@ -205,12 +204,10 @@ class LoopLink:
 
     Args:
         places: Where the keys lie.
-        breaker: Refuses calls while the servers are out.
     """
 
-    def __init__(self, places: Places, breaker: Breaker) -> None:
+    def __init__(self, places: Places) -> None:
         self._places = places
-        self._breaker = breaker
         self.reborn()
 
     def reborn(self) -> None:
@@ -228,7 +225,7 @@ class LoopLink:
         if os.getpid() != self._pid:
             self._places.reborn()
             self.reborn()
-        moves = follow(steps, self._places, self._breaker)
+        moves = follow(steps, self._places)
         try:
             move = next(moves)
             while True:

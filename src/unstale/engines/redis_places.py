@@ -6,8 +6,10 @@ blocking, and one at a time.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import redis
@@ -17,7 +19,7 @@ from redis.crc import key_slot
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from unstale.engines.breaker import Breaker
+from unstale.engines.breaker import Breakers
 from unstale.engines.redis_errors import DENIED, PASSING
 from unstale.engines.redis_url import Address, RedisUrl
 from unstale.errors import DeniedError, EngineError, UnavailableError
@@ -38,10 +40,14 @@ class Places:
 
     Args:
         url: The URL.
+
+    Attributes:
+        breakers: Which of the servers are out; None is whoever could tell where the keys are.
     """
 
     def __init__(self, url: RedisUrl) -> None:
         self.url = url
+        self.breakers = Breakers()
         self.reborn()
         self._primary: Address | None = url.addresses[0] if url.kind == "server" else None
         self._slots: dict[int, Address] = {}
@@ -51,6 +57,8 @@ class Places:
         """Start anew in a forked child, where any lock may be held for ever."""
         self._lock = threading.Lock()
         self._refreshed = float("-inf")
+        self._soon = False
+        self.breakers.reborn()
 
     @property
     def spread(self) -> bool:
@@ -92,27 +100,37 @@ class Places:
                 raise UnavailableError(f"{self.url.place} does not tell its servers: {error}", hint=hint) from error
             self._refreshed = time.monotonic()
 
-    def probe(self, key: bytes, breaker: Breaker) -> None:
-        """Ask the server of a key whether it is back, in a thread of its own, and tell the breaker."""
-        try:
-            threading.Thread(target=self._probe, args=(key, breaker), name="unstale: probe", daemon=True).start()
-        except RuntimeError:  # the system gives no more threads, or the interpreter is at its end
-            breaker.failed()
+    def refresh_soon(self) -> None:
+        """Ask anew where the keys are, in a thread of its own: whoever was sent elsewhere need not wait for it."""
+        if self._soon:
+            return
+        self._soon = True
+        if not _start(self._refresh_beside, "unstale: places"):
+            self._soon = False
 
-    def _probe(self, key: bytes, breaker: Breaker) -> None:
-        try:
+    def _refresh_beside(self) -> None:
+        self._soon = False  # a call that fails from now on may know more than the answer that comes
+        with contextlib.suppress(EngineError):
             self.refresh()
-            address = self.find(key)
-            if address is None:
-                breaker.failed()
-                return
-            connection = connection_to(self.url, address)
-            try:
-                connection.connect()  # type: ignore[no-untyped-call]
-                connection.send_command("PING")  # type: ignore[no-untyped-call]
-                connection.read_response()
-            finally:
-                connection.disconnect()  # type: ignore[no-untyped-call]
+
+    def probe(self, address: Address | None) -> None:
+        """Ask a server whether it is back, in a thread of its own, and tell its breaker.
+
+        Args:
+            address: The server; None: whoever tells where the keys are.
+        """
+        if not _start(lambda: self._probe(address), "unstale: probe"):
+            self.breakers.at(address).failed()
+
+    def _probe(self, address: Address | None) -> None:
+        breaker = self.breakers.at(address)
+        try:
+            with contextlib.suppress(*(() if address is None else (EngineError,))):
+                self.refresh()  # what lay there may have gone elsewhere
+            if address is not None:
+                with opened(self.url, address) as connection:
+                    connection.send_command("PING")  # type: ignore[no-untyped-call]
+                    connection.read_response()
         except (EngineError, redis.RedisError, OSError):
             breaker.failed()
         else:
@@ -129,35 +147,60 @@ class Places:
             "ssl": url.tls,
             **({"ssl_ca_certs": url.ca} if url.ca else {}),
         }
-        sentinels = Sentinel(list(url.addresses), sentinel_kwargs=settings)  # type: ignore[no-untyped-call]
+        sentinels = Sentinel(list(self._nodes), sentinel_kwargs=settings)  # type: ignore[no-untyped-call]
         try:
             host, port = sentinels.discover_master(url.primary)  # type: ignore[no-untyped-call]
             self._primary = (str(host), int(port))
+            told = sentinels.sentinels[0].get_connection_kwargs()  # who has told is put first
+            first = (str(told["host"]), int(told["port"]))
         finally:
             for sentinel in sentinels.sentinels:
                 sentinel.close()
+        self._nodes = tuple(dict.fromkeys((first, *self._nodes)))  # one that is out is not waited for every time
+        self.breakers.keep({self._primary, None})
 
     def _ask_cluster(self) -> None:
         failure: Exception | None = None
-        for address in dict.fromkeys((*self._nodes, *self.url.addresses)):
-            connection = connection_to(self.url, address)
+        known = dict.fromkeys((*self._nodes, *self.url.addresses))
+        for address in sorted(known, key=self.breakers.failures):  # the last to be waited for is one that is out
             try:
-                connection.connect()  # type: ignore[no-untyped-call]
-                connection.send_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]
-                answer = connection.read_response()
+                with opened(self.url, address) as connection:
+                    connection.send_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]
+                    answer = connection.read_response()
             except (redis.RedisError, OSError) as error:
                 failure = error
+                if not isinstance(error, redis.ResponseError):
+                    self.breakers.at(address).failed()
                 continue
-            finally:
-                connection.disconnect()  # type: ignore[no-untyped-call]
             slots: dict[int, Address] = {}
             for first, last, owner, *_replicas in answer:
                 at = (owner[0].decode() or address[0], int(owner[1]))
                 slots.update(dict.fromkeys(range(first, last + 1), at))
             self._slots = slots
             self._nodes = tuple(dict.fromkeys(slots.values()))
+            self.breakers.keep({*self._nodes, *self.url.addresses, None})
             return
         raise failure or UnavailableError(f"{self.url.place} names no server")
+
+
+@contextlib.contextmanager
+def opened(url: RedisUrl, address: Address) -> Iterator[Connection]:
+    """Open a connection to one server, for a question or two."""
+    connection = connection_to(url, address)
+    try:
+        connection.connect()  # type: ignore[no-untyped-call]
+        yield connection
+    finally:
+        connection.disconnect()  # type: ignore[no-untyped-call]
+
+
+def _start(target: Callable[[], None], name: str) -> bool:
+    """Start a thread, unless the system gives no more of them or the interpreter is at its end."""
+    try:
+        threading.Thread(target=target, name=name, daemon=True).start()
+    except RuntimeError:
+        return False
+    return True
 
 
 def unreached(address: Address | None, url: RedisUrl, error: BaseException) -> EngineError:

@@ -12,6 +12,7 @@ from unstale.engines.redis_calls import Call, Command, Steps
 from unstale.engines.redis_marks import decode_mark, decode_marks, encode_mark
 from unstale.engines.redis_scripts import Script
 from unstale.engines.seal import Seal
+from unstale.errors import EngineError
 
 MS: Final = 1000
 CHUNK: Final = 1000  # commands of one write
@@ -55,25 +56,31 @@ class StoreSteps:
         self._seal = seal
         self._mark_ms = mark_ms
 
-    def fetch(self, keys: tuple[str, ...]) -> Steps[tuple[Fetched | None, ...]]:
+    def fetch(self, keys: tuple[str, ...]) -> Steps[tuple[Fetched | EngineError | None, ...]]:
         """Fetch. The lifetime is asked for before the bytes: of two writes between them the shorter one is told."""
         if len(keys) == 1:  # by far the most: written in their wire form at once
             name = self._names.entry + keys[0].encode()
             wire = FETCH % (len(name), name, len(name), name)
             left_ms, data = yield Call(((b"PTTL", name), (b"GET", name)), (name, name), data=wire)
             return (self._found(name, left_ms, data),)
-        found: list[Fetched | None] = []
+        found: list[Fetched | EngineError | None] = []
         for start in range(0, len(keys), CHUNK):
             names = [self._names.entry + key.encode() for key in keys[start : start + CHUNK]]
             commands: list[Command] = []
             for name in names:
                 commands += (b"PTTL", name), (b"GET", name)
-            replies = yield Call(commands, [name for name in names for _ in range(2)])
+            replies = yield Call(commands, [name for name in names for _ in range(2)], partly=True)
             found += map(self._found, names, replies[::2], replies[1::2])
         return tuple(found)
 
-    def _found(self, name: bytes, left_ms: int, data: bytes | None) -> Fetched | None:
+    def _found(
+        self, name: bytes, left_ms: int | EngineError, data: bytes | EngineError | None
+    ) -> Fetched | EngineError | None:
         """Give what lies under a name: nothing, if it has no end, or a signature that is none."""
+        if isinstance(left_ms, EngineError):
+            return left_ms
+        if isinstance(data, EngineError):
+            return data
         if data is None or left_ms <= 0:
             return None
         opened = data if self._seal is None else self._seal.open(_entry(name), data)

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar, cast
 from unstale.core.marks import Mark
 from unstale.core.ops import Fetched, Item, MarksReply
 from unstale.engines.ports import Guarantees, LogPort, Ports, StorePort
-from unstale.errors import UsageError
+from unstale.errors import EngineError, UsageError
 
 T = TypeVar("T")
 EXAMPLE: Final = 'write store=["redis://a", "redis://b"], pins={"price:*": "redis://a"}'
@@ -59,42 +59,37 @@ class SpreadStore:
             shares.setdefault(id(store), (store, []))[1].append(number)
         return list(shares.values())
 
-    def fetch(self, keys: tuple[str, ...]) -> tuple[Fetched | None, ...]:
+    def fetch(self, keys: tuple[str, ...]) -> tuple[Fetched | EngineError | None, ...]:
         """See `StorePort.fetch`."""
-        found: list[Fetched | None] = [None] * len(keys)
-        for store, numbers in self._shared_out(keys, str):
-            for number, one in zip(numbers, store.fetch(tuple(keys[n] for n in numbers)), strict=True):
-                found[number] = one
-        return tuple(found)
+        shares = self._shared_out(keys, str)
+        return _joined(shares, [_tried(store.fetch, tuple(keys[n] for n in numbers)) for store, numbers in shares])
 
     def store(self, items: tuple[Item, ...]) -> None:
         """See `StorePort.store`."""
-        for store, numbers in self._shared_out(items, lambda item: item.key):
-            store.store(tuple(items[n] for n in numbers))
+        shares = self._shared_out(items, lambda item: item.key)
+        _all_done([_tried(store.store, tuple(items[n] for n in numbers)) for store, numbers in shares])
 
     def delete(self, keys: tuple[str, ...]) -> None:
         """See `StorePort.delete`."""
-        for store, numbers in self._shared_out(keys, str):
-            store.delete(tuple(keys[n] for n in numbers))
+        shares = self._shared_out(keys, str)
+        _all_done([_tried(store.delete, tuple(keys[n] for n in numbers)) for store, numbers in shares])
 
-    async def afetch(self, keys: tuple[str, ...]) -> tuple[Fetched | None, ...]:
+    async def afetch(self, keys: tuple[str, ...]) -> tuple[Fetched | EngineError | None, ...]:
         """See `StorePort.fetch`."""
-        found: list[Fetched | None] = [None] * len(keys)
-        for store, numbers in self._shared_out(keys, str):
-            answer = await _call(store, "fetch", tuple(keys[n] for n in numbers))
-            for number, one in zip(numbers, answer, strict=True):
-                found[number] = one
-        return tuple(found)
+        shares = self._shared_out(keys, str)
+        return _joined(
+            shares, [await _call(store, "fetch", tuple(keys[n] for n in numbers)) for store, numbers in shares]
+        )
 
     async def astore(self, items: tuple[Item, ...]) -> None:
         """See `StorePort.store`."""
-        for store, numbers in self._shared_out(items, lambda item: item.key):
-            await _call(store, "store", tuple(items[n] for n in numbers))
+        shares = self._shared_out(items, lambda item: item.key)
+        _all_done([await _call(store, "store", tuple(items[n] for n in numbers)) for store, numbers in shares])
 
     async def adelete(self, keys: tuple[str, ...]) -> None:
         """See `StorePort.delete`."""
-        for store, numbers in self._shared_out(keys, str):
-            await _call(store, "delete", tuple(keys[n] for n in numbers))
+        shares = self._shared_out(keys, str)
+        _all_done([await _call(store, "delete", tuple(keys[n] for n in numbers)) for store, numbers in shares])
 
     def read_marks(self, scopes: tuple[str, ...]) -> MarksReply:
         """See `StorePort.read_marks`."""
@@ -135,11 +130,45 @@ class SpreadStore:
                 store.close()
 
 
-async def _call(store: StorePort, method: str, *args: Any) -> Any:
-    """Call one store, as an event loop may."""
-    if method in store.guarantees.native:
-        return await getattr(store, f"a{method}")(*args)
-    return await asyncio.to_thread(getattr(store, method), *args)
+def _tried(call: Callable[[Any], Any], things: Any) -> Any:
+    """Call one store: what it answers, or its error, which is none of the others'."""
+    try:
+        return call(things)
+    except EngineError as error:
+        return error
+
+
+async def _call(store: StorePort, method: str, things: Any) -> Any:
+    """Call one store, as an event loop may: what it answers, or its error, which is none of the others'."""
+    try:
+        if method in store.guarantees.native:
+            return await getattr(store, f"a{method}")(things)
+        return await asyncio.to_thread(getattr(store, method), things)
+    except EngineError as error:
+        return error
+
+
+def _all_done(answers: Sequence[object]) -> None:
+    """Raise the first error, now that every store has been told."""
+    for answer in answers:
+        if isinstance(answer, EngineError):
+            raise answer
+
+
+def _joined(
+    shares: Sequence[tuple[StorePort, list[int]]], answers: Sequence[Any]
+) -> tuple[Fetched | EngineError | None, ...]:
+    """Give what was found in the order asked for, with the errors of stores in place of what they hold.
+
+    Raises:
+        EngineError: There is nothing but errors.
+    """
+    if all(isinstance(answer, EngineError) for answer in answers):
+        _all_done(answers)
+    found: dict[int, Fetched | EngineError | None] = {}
+    for (_store, numbers), answer in zip(shares, answers, strict=True):
+        found.update(zip(numbers, [answer] * len(numbers) if isinstance(answer, EngineError) else answer, strict=True))
+    return tuple(found[number] for number in range(len(found)))
 
 
 def check_pins(pins: Mapping[str, str], urls: Sequence[str]) -> None:

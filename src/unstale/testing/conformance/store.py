@@ -9,7 +9,7 @@ from unstale.testing.conformance.suite import EVERY_BYTE, TRICKY_NAMES, InThread
 
 def values(store: StorePort, *keys: str) -> list[bytes | None]:
     """Give what a store has under keys."""
-    return [found.data if found else None for found in store.fetch(keys)]
+    return [found.data if isinstance(found, Fetched) else None for found in store.fetch(keys)]
 
 
 class EntryTests(Suite):
