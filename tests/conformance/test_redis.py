@@ -17,6 +17,9 @@ from unstale.engines.redis import RedisEngine  # noqa: E402 - as above
 from unstale.engines.redis_url import parse_url  # noqa: E402 - as above
 from unstale.testing.conformance import OneEngineConformance  # noqa: E402 - as above
 from unstale.testing.conformance.cache import CacheConformance  # noqa: E402 - as above
+from unstale.testing.conformance.cache_flights import FlightTests  # noqa: E402 - as above
+from unstale.testing.conformance.cache_nodes import ConsistencyTests, InvalidationTests  # noqa: E402 - as above
+from unstale.testing.conformance.cache_writes import WriteTests  # noqa: E402 - as above
 
 pytestmark = pytest.mark.real
 _numbers = itertools.count()
@@ -108,7 +111,7 @@ class TestRedisSentinel(Engines):
         return server
 
 
-class Caches(CacheConformance):
+class Caches:
     """Caches of fresh names upon servers that last. Lives are counted by the server, on its own clock."""
 
     has_clock = False
@@ -124,13 +127,26 @@ class Caches(CacheConformance):
         return Cache(ports=Ports(engine, engine), **settings)
 
 
-class TestCacheOnRedis(Caches):
+class TestCacheOnRedis(Caches, CacheConformance):
     @pytest.fixture(autouse=True)
     def _on_a_server(self, server: RedisServer) -> None:
         self.url = server.url
 
 
-class TestCacheOnRedisCluster(Caches):
+class TestCacheOnRedisCluster(Caches, CacheConformance):
     @pytest.fixture(autouse=True)
     def _on_a_cluster(self, cluster: RedisCluster) -> None:
         self.url = cluster.url
+
+
+class TestCacheBehindSentinels(Caches, InvalidationTests, ConsistencyTests, WriteTests, FlightTests):
+    """What a quorum and pulses make different; each node is waited for until two pulses have proven its lease."""
+
+    pulsed = True
+
+    def other(self, **settings: Any) -> Cache:
+        return super().other(**{"max_staleness": "1s"} | settings)
+
+    @pytest.fixture(autouse=True)
+    def _behind_sentinels(self, trio: SentinelTrio) -> None:
+        self.url = trio.url

@@ -14,6 +14,7 @@ from unstale.engines.ports import LogPort, Ports, StorePort
 from unstale.errors import EngineError
 from unstale.testing.clock import FakeClock
 from unstale.testing.conformance.colours import COLOURS, Colour, Finish, settled
+from unstale.testing.conformance.suite import eventually
 
 TIMED_BOUND = "50ms"  # a poll waits for less than half of it: so soon a lease is renewed after a jump of the clock
 
@@ -23,9 +24,12 @@ class CacheSuite:
 
     Attributes:
         has_clock: `cache` and `other` can give the engine a clock of the suite's.
+        pulsed: Leases rest on pulses, so a node that has joined holds none yet. The scenarios are of nodes that do:
+            without one, no load of another is waited for, and what is stored is judged by its marks.
     """
 
     has_clock = True
+    pulsed = False
 
     def cache(self, **settings: Any) -> Cache:
         """Make a cache upon fresh data. A `clock` among the settings is for the engine as well as for the cache."""
@@ -240,8 +244,12 @@ class Scene:
         return {"clock": self.clock, "max_staleness": TIMED_BOUND} | settings
 
     def _opened(self, cache: Cache) -> Shop:
-        self._shops.append(Shop(cache, self.colour))
-        return self._shops[-1]
+        shop = Shop(cache, self.colour)
+        self._shops.append(shop)
+        if self.suite.pulsed:
+            cache.ticket()  # the first use begins to follow the log
+            eventually(lambda: shop.proven)
+        return shop
 
     async def advance(self, seconds: float, *, heard: bool = True) -> None:
         """Let time pass; with `heard`, until all nodes in use have heard from the log again."""
