@@ -12,6 +12,7 @@ from unstale.core.marks import Mark, full, judge
 from unstale.core.ops import Fetch, Identity, ReadMarks
 from unstale.core.record import EVERYTHING, Stamp, Version
 from unstale.core.served import Want
+from unstale.errors import EngineError
 
 if TYPE_CHECKING:
     from unstale.core.node import Node
@@ -58,6 +59,7 @@ async def explain(node: Node, want: Want) -> Explanation:
     now = node.clock()
     asked = node.clock()
     (fetched,) = await Fetch((want.stored_key,))
+    assert not isinstance(fetched, EngineError), "who could ask for nothing raises it"
     entry = decode_entry(fetched.data, want.key) if fetched else None
     reply = await ReadMarks((want.key, *(entry.scopes if entry else want.scopes), EVERYTHING))
     with node.lock:
