@@ -70,6 +70,12 @@ def test_h14_memory_is_full_and_anything_is_evicted(scene: Scene) -> None:
     clean(scene, "evicting")
 
 
+def test_h22_h13_the_wall_clock_of_a_server_is_stepped(scene: Scene) -> None:
+    """Steps of the server's wall clock, shorter than `max_ttl`, end entries early or late, and revive none."""
+    clean(scene, "clock_stepped")
+    assert len(scene.readers) == 6, "four have joined meanwhile"
+
+
 def test_h22_readers_are_stopped(scene: Scene) -> None:
     """A process that was stopped for longer than the bound serves nothing from before when it wakes."""
     clean(scene, "nodes_stopped")

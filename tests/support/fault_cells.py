@@ -7,20 +7,25 @@ of everything, and their leases come back, without a restart.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple, cast
 
-from tests.support.fault_scene import COLOURS, SOME, Scene
+from tests.support.fault_scene import COLOURS, ITEMS, SOME, WARM, Scene
 from tests.support.ports import HOST
 from tests.support.proxy import Direction, Proxy
 from tests.support.redis_sentinel import NAME, SENTINELS, SentinelTrio
 from tests.support.redis_servers import START_S, RedisServer
 from tests.support.staleness import Verdict
 from tests.support.waiting import until
+from tests.support.wall_clock import WallClock
 from unstale.clock import boottime
 
 SLOW_S: Final = 0.15  # each way
+MINUTE_S: Final = 60
+HOUR_S: Final = 60 * MINUTE_S
+LOG: Final = "{unstale:shop}:log"
 
 
 # The faults -----------------------------------------------------------------------------------------------------
@@ -73,7 +78,7 @@ def trimmed(scene: Scene) -> Verdict:
         scene.begin(server.url)
         scene.readers[0].stop()
         scene.some_commits()
-        scene.again_and_again(lambda: server.call("XTRIM", "{unstale:shop}:log", "MAXLEN", 0))
+        scene.again_and_again(lambda: server.call("XTRIM", LOG, "MAXLEN", 0))
         scene.readers[0].go_on()
         return scene.end()
 
@@ -95,6 +100,40 @@ def evicting(scene: Scene) -> Verdict:
         scene.again_and_again(fill, 0.05)
         assert server.info("stats")["evicted_keys"] > 2000
         client.config_set("maxmemory", 0)
+        return scene.end()
+
+
+def clock_stepped(scene: Scene) -> Verdict:
+    """Step the server's wall clock, by which entries and marks expire, while the readers are stopped; others join.
+
+    What must not be: an entry is there, the mark that ends it is not, and who asks takes that for "never invalidated".
+
+    1. The clock is an hour ahead. An entry with a time to live of an hour is stored: it expires at T + 2 h.
+    2. The clock goes back by the hour. The entry is invalidated: its mark expires at T + 2 x `max_ttl`.
+    3. The clock goes ahead again. A node that joins far behind the record, as the log is cut, asks for the mark.
+
+    It is there as long as no step is longer than `max_ttl`, since an entry lives no longer than that, and its mark
+    twice as long. Here `max_ttl` is a minute more than the longest step.
+    """
+    with WallClock() as clock, RedisServer(environment=clock.environment) as server:
+        scene.cache["max_ttl"] = f"{HOUR_S + MINUTE_S}s"
+        scene.begin(server.url)
+        old = tuple(scene.readers)
+        shifts = itertools.cycle((5 * MINUTE_S, HOUR_S, HOUR_S - MINUTE_S, 0, HOUR_S, MINUTE_S, 0, HOUR_S))
+        scene.again_and_again(lambda: clock.set(next(shifts)))
+        for before, between, after in ((HOUR_S, 0, HOUR_S), (0, HOUR_S, 5 * MINUTE_S)):
+            clock.set(before)
+            scene.some_commits(ITEMS)
+            for reader in old:  # else they would replace what is ended, before anybody else finds it
+                reader.stop()
+            clock.set(between)
+            scene.some_commits(ITEMS)
+            clock.set(after)
+            server.call("XTRIM", LOG, "MAXLEN", 0)
+            new = [scene.read(server.url, colour) for colour in COLOURS]
+            until(lambda: all(scene.of(reader)["reads"] > WARM for reader in new))  # noqa: B023 - called at once
+            for reader in old:
+                reader.go_on()
         return scene.end()
 
 
@@ -288,6 +327,7 @@ CELLS: Final = {
     "scripts_flushed": Cell("`SCRIPT FLUSH`, again and again", "", scripts_flushed),
     "trimmed": Cell("log cut to nothing (`XTRIM`), a reader stopped", "H9", trimmed),
     "evicting": Cell("memory full, `allkeys-lru`", "H14", evicting),
+    "clock_stepped": Cell("server's wall clock stepped by an hour and by minutes, both ways", "H22", clock_stepped),
     "nodes_stopped": Cell("readers stopped (SIGSTOP)", "H22", nodes_stopped),
     "nodes_forked": Cell("readers forked", "H23", nodes_forked),
     "cut_both": Cell("network of the readers cut, both ways", "H8", cut("both")),

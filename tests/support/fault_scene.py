@@ -36,6 +36,7 @@ class Scene:
     def __init__(self, folder: Path, fault_s: float = FAULT_S, bound_s: float = BOUND_S) -> None:
         self.fault_s = fault_s
         self.bound_s = bound_s
+        self.cache: dict[str, Any] = {"name": "shop", "max_staleness": f"{bound_s}s"}
         self.readers: list[Process] = []
         self.children: list[Process] = []  # readers with a forked child that reads too
         self._truth = folder / "truth"
@@ -44,9 +45,8 @@ class Scene:
 
     def node(self, url: str, **settings: Any) -> Process:
         """Start a node."""
-        cache = {"name": "shop", "max_staleness": f"{self.bound_s}s"}
         url += f"{'&' if '?' in url else '?'}timeout={TIMEOUT}"
-        self._nodes.append(Process(ROLES, url, self._truth, json.dumps({"cache": cache} | settings)))
+        self._nodes.append(Process(ROLES, url, self._truth, json.dumps({"cache": self.cache} | settings)))
         return self._nodes[-1]
 
     def begin(self, readers: str, writer: str = "", **settings: Any) -> None:
@@ -79,10 +79,10 @@ class Scene:
         """Give the state of a node."""
         return cast("dict[str, Any]", node.ask("state"))
 
-    def some_commits(self) -> None:
+    def some_commits(self, number: int = SOME) -> None:
         """Wait until some more commits are acknowledged."""
         before = self.of(self.writer)["commits"]
-        until(lambda: self.of(self.writer)["commits"] >= before + SOME)
+        until(lambda: self.of(self.writer)["commits"] >= before + number)
 
     def last(self) -> None:
         """Let the fault last; reads go on meanwhile."""

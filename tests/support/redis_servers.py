@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self, cast
@@ -71,14 +72,22 @@ class RedisServer:
         appendonly: Keep every write in a file, so that a restart brings it back.
         tls: Speak TLS only, with a certificate of its own authority, whose path is `ca`.
         login: User (may be empty) and password of this server's clients; by default what `requirepass` says.
+        environment: Variables of its environment beside those that all inherit.
         config: Lines of its configuration, as `maxmemory="12mb"`, `maxmemory_policy="allkeys-lru"` or
             `user=["default off", "app on >secret ~* +@all"]`. `sentinel=[...]` makes it a Sentinel.
     """
 
     def __init__(
-        self, *, appendonly: bool = False, tls: bool = False, login: tuple[str, str] | None = None, **config: object
+        self,
+        *,
+        appendonly: bool = False,
+        tls: bool = False,
+        login: tuple[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        **config: object,
     ) -> None:
         require_redis()
+        self._environment = os.environ | dict(environment or {})
         self.login = login or ("", str(config.get("requirepass", "")))
         self.tls = tls
         self.port = 0
@@ -141,7 +150,7 @@ class RedisServer:
         with (self.folder / "log").open("ab") as log:
             self._popen = subprocess.Popen(
                 [program(), str(self._conf), *self._mode],
-                cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                cwd=self.folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         try:
             until(lambda: self._popen is None or self._popen.poll() is not None or self._answers(), START_S)
