@@ -7,6 +7,7 @@ SEEDS       ?= $(if $(SEED),1,1000)
 MIX         ?=
 ARGS        ?=
 URL         ?=
+SECONDS     ?= 3600
 COVERAGE    ?= 100
 
 VENV      := .venv
@@ -23,7 +24,7 @@ MAKEFLAGS   += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo demo-redis services test sim-ci sim lint format bench bench-redis docs clean
+.PHONY: help setup demo demo-redis services test sim-ci sim soak lint format bench bench-redis docs clean
 
 help: ## list the targets and their variables
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -67,6 +68,9 @@ sim-ci: $(INSTALLED)
 
 sim: $(INSTALLED) ## simulate many random schedules, or replay one [SEEDS=1000] [SEED=7] [MIX=name]
 	@$(BIN)/python -m unstale.testing.sim --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) $(if $(MIX),--mix "$(MIX)")
+
+soak: $(INSTALLED) ## work for an hour: nothing grows, nothing is stale beyond the bound [SECONDS=3600] [URL=...]
+	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(if $(URL),--url "$(URL)")
 
 lint: $(INSTALLED) ## formatting, ruff, mypy --strict
 	@$(BIN)/python -m ruff format --check --quiet . || { echo "Run 'make format'."; exit 1; }

@@ -12,7 +12,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-SOURCE = Path(__file__).resolve().parents[2] / "src"
+ROOT = Path(__file__).resolve().parents[2]
+PATHS = os.pathsep.join((str(ROOT / "src"), str(ROOT)))
 DEADLINE_S = 60.0  # for what must come at once, however slow the machine
 
 
@@ -26,7 +27,7 @@ class Process:
 
     def __init__(self, script: Path, *role: object) -> None:
         self.popen = subprocess.Popen(
-            [sys.executable, str(script), *map(str, role)], env={**os.environ, "PYTHONPATH": str(SOURCE)},
+            [sys.executable, str(script), *map(str, role)], env={**os.environ, "PYTHONPATH": PATHS},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
