@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Final
@@ -22,6 +23,5 @@ else:  # pragma: no cover - Windows
     BOOT: Final[int] = 0  # type: ignore[misc,no-redef]
 
 
-def boottime() -> float:
-    """Give the seconds since boot."""
-    return read(BOOT)
+boottime: Final[Callable[[], float]] = functools.partial(read, BOOT)
+"""Give the seconds since boot."""

@@ -66,9 +66,10 @@ def run(flow: Flow[T], ports: Ports) -> T:
 
 
 def _perform(op: Op[Any], ports: Ports) -> Any:
-    kind = type(op)
-    if kind in CALLS:
-        return call_engine(op, ports)
+    call = CALLS.get(type(op))
+    if call is not None:
+        method, fields = call
+        return getattr(ports.store if op.port == "store" else ports.log, method)(*fields(op))
     if isinstance(op, ops.Load):
         return _call_user(op)
     if isinstance(op, ops.Sleep):

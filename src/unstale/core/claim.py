@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from unstale.core.look import look_store
-from unstale.core.ops import Lock, Sleep, Unlock
+from unstale.core.look import Unjudged, judge_by_store, judge_stored
+from unstale.core.ops import Fetch, Lock, Sleep, Unlock
 from unstale.core.served import Served, Want
 from unstale.errors import EngineError
 
@@ -38,7 +38,10 @@ async def claim(node: Node, want: Want) -> tuple[int | None, Served | None]:
             token = await Lock(want.stored_key, want.policy.lock_ttl_s)
             if want.refreshing:
                 return _refresher(token), None  # the entry that is there is the one to be replaced
-            found = await look_store(node, want, node.clock())
+            asked = node.clock()
+            (fetched,) = await Fetch((want.stored_key,))
+            stored = judge_stored(node, want, asked, fetched, asked)
+            found = await judge_by_store(node, want, stored) if isinstance(stored, Unjudged) else stored
         except EngineError as error:
             node.trouble("lock", error)
             return token, None

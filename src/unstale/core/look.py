@@ -10,7 +10,7 @@ import msgspec
 
 from unstale.core.entry import FAILURE, Entry, class_name, decode_entry, decode_failure
 from unstale.core.marks import Verdict, judge
-from unstale.core.ops import Fetch, Fetched, ReadMarks
+from unstale.core.ops import Fetched, ReadMarks
 from unstale.core.record import EVERYTHING, Stamp
 from unstale.core.served import Served, Want
 from unstale.core.table import Cell
@@ -71,17 +71,14 @@ def serve(
 
 
 async def look_l1(node: Node, want: Want, arrived: float) -> Served | None:
-    """Look for an entry in L1: see `judge_resident`."""
-    cell, generation, proven = resident(node, want, arrived)
-    return None if cell is None else await judge_resident(node, want, cell, generation, proven=proven)
-
-
-async def judge_resident(node: Node, want: Want, cell: Cell, generation: str, *, proven: bool) -> Served | None:
-    """Judge a resident entry.
+    """Look for an entry in L1.
 
     What is resident has been judged by every record applied. With a proven lease that is enough; with a lapsed one the
     store's marks are asked (`revalidate`), and only they can vouch for it (H8).
     """
+    cell, generation, proven = resident(node, want, arrived)
+    if cell is None:
+        return None
     if proven:
         return serve(node, want, cell, generation, source="l1", proven=node.lease.proven, why="resident")
     if not want.policy.revalidate:
@@ -111,31 +108,26 @@ class Unjudged(NamedTuple):
     proven: float
 
 
-async def look_store(node: Node, want: Want, arrived: float) -> Served | None:
-    """Look for an entry in the store, judge it, and keep it in L1 if it is good.
-
-    Returns:
-        None for a miss, and a stale `Served` for a softly ended entry.
-
-    Raises:
-        EngineError: The store failed.
-    """
-    asked = node.clock()
-    (found,) = await Fetch((want.stored_key,))
-    node.counts["fetches"] += 1
-    assert not isinstance(found, EngineError), "who could ask for nothing raises it"
-    stored = judge_stored(node, want, arrived, found, asked)
-    return await judge_by_store(node, want, stored) if isinstance(stored, Unjudged) else stored
-
-
 def judge_stored(
-    node: Node, want: Want, arrived: float, fetched: Fetched | None, asked: float
+    node: Node, want: Want, arrived: float, fetched: Fetched | EngineError | None, asked: float
 ) -> Served | Unjudged | None:
     """Judge stored bytes by what this node knows, and keep the entry in L1 if it is good: one locked step.
 
     An entry below the floor is left to the store's marks, since this node's do not reach so far back (H13); so is one
     that is found while the lease has lapsed.
+
+    Args:
+        node: The node.
+        want: The read.
+        arrived: When it began.
+        fetched: What the store has.
+        asked: A moment before which these bytes cannot have been read.
+
+    Returns:
+        None for a miss, and a stale `Served` for a softly ended entry.
     """
+    node.counts["fetches"] += 1
+    assert not isinstance(fetched, EngineError), "who could ask for nothing raises it"
     if fetched is None:
         return None
     entry = decode_entry(fetched.data, want.key)
@@ -248,7 +240,7 @@ def materialize(node: Node, want: Want, entry: Entry, remaining_s: float, asked:
         scopes,
         value,
         position=entry.stamp.position,
-        deadline=early_deadline(node, want, fresh_until, entry.cost_s),
+        deadline=early_deadline(node, want, fresh_until, entry.cost_s) if want.policy.early else fresh_until,
         fresh_until=fresh_until,
         until=asked + remaining_s,
         size=CELL_BYTES + len(entry.data),

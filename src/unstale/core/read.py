@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from unstale.core.claim import RefreshedElsewhereError
 from unstale.core.context import Read, surroundings
 from unstale.core.load import AbsentError, SlowLoadError, enclosing_frame, load
-from unstale.core.look import judge_resident, look_store, proves, resident
-from unstale.core.ops import ReadHead, Spawn, Wait
+from unstale.core.look import Unjudged, judge_by_store, judge_stored, look_l1, proves
+from unstale.core.ops import Fetch, ReadHead, Spawn, Wait
 from unstale.core.publish import catch_up
 from unstale.core.record import Stamp
 from unstale.core.served import Served, Want
@@ -56,18 +56,23 @@ async def read(node: Node, want: Want) -> Served | None:
 
 async def look(node: Node, want: Want, arrived: float) -> Served | None:
     """Find the best entry that there is: a fresh one from L1 or else from the store, or a stale one."""
-    cell, generation, proven = resident(node, want, arrived)
-    here = None if cell is None else await judge_resident(node, want, cell, generation, proven=proven)
-    if here is not None and not here.stale:
-        return here
+    here: Served | None = None
+    if want.key in node.table.cells:  # without the lock: what comes in this very moment is found in the store
+        here = await look_l1(node, want, arrived)
+        if here is not None and not here.stale:
+            return here
+    asked = node.clock()
     try:
-        stored = await look_store(node, want, arrived)
+        (fetched,) = await Fetch((want.stored_key,))
     except EngineError as error:
         node.trouble("fetch", error)
         want.store_failed = True
         if want.policy.store_out == "refuse":
             raise
         return here
+    stored = judge_stored(node, want, arrived, fetched, asked)
+    if isinstance(stored, Unjudged):
+        stored = await judge_by_store(node, want, stored)
     return stored if stored is not None else here
 
 

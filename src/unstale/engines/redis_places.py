@@ -70,6 +70,11 @@ class Places:
         """There is but the one server, whatever happens."""
         return self.url.kind == "server"
 
+    @property
+    def only(self) -> Address | None:
+        """The one server, if there never is another."""
+        return self._primary if self.url.kind == "server" else None
+
     def find(self, key: bytes) -> Address | None:
         """Give the server of a key, as far as is known."""
         return self._slots.get(key_slot(key)) if self.spread else self._primary

@@ -59,10 +59,9 @@ class StoreSteps:
     def fetch(self, keys: tuple[str, ...]) -> Steps[tuple[Fetched | EngineError | None, ...]]:
         """Fetch. The lifetime is asked for before the bytes: of two writes between them the shorter one is told."""
         if len(keys) == 1:  # by far the most: written in their wire form at once
-            name = self._names.entry + keys[0].encode()
-            wire = FETCH % (len(name), name, len(name), name)
+            name, wire = self.name_and_wire(keys[0])
             left_ms, data = yield Call(((b"PTTL", name), (b"GET", name)), (name, name), data=wire)
-            return (self._found(name, left_ms, data),)
+            return (self.found(name, left_ms, data),)
         found: list[Fetched | EngineError | None] = []
         for start in range(0, len(keys), CHUNK):
             names = [self._names.entry + key.encode() for key in keys[start : start + CHUNK]]
@@ -70,10 +69,15 @@ class StoreSteps:
             for name in names:
                 commands += (b"PTTL", name), (b"GET", name)
             replies = yield Call(commands, [name for name in names for _ in range(2)], partly=True)
-            found += map(self._found, names, replies[::2], replies[1::2])
+            found += map(self.found, names, replies[::2], replies[1::2])
         return tuple(found)
 
-    def _found(
+    def name_and_wire(self, key: str) -> tuple[bytes, bytes]:
+        """Give the name of an entry, and the bytes that ask for its lifetime and its bytes."""
+        name = self._names.entry + key.encode()
+        return name, FETCH % (len(name), name, len(name), name)
+
+    def found(
         self, name: bytes, left_ms: int | EngineError, data: bytes | EngineError | None
     ) -> Fetched | EngineError | None:
         """Give what lies under a name: nothing, if it has no end, or a signature that is none."""
