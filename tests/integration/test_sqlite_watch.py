@@ -108,11 +108,11 @@ def test_who_waits_is_woken_by_its_own_process(
         pool.close()
 
 
-@pytest.mark.parametrize("quiet_s", [0.0, 600.0])
-def test_a_commit_that_nobody_tells_is_seen(pool: Pool, quiet_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("told_s", [0.004, 0.25])
+def test_a_commit_that_nobody_tells_is_seen(pool: Pool, told_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that tells nothing of others' writes costs some milliseconds, and no commit."""
     monkeypatch.setattr(sqlite_watch, "EVENTS", sqlite_watch.IN_MOVE_SELF)
-    monkeypatch.setattr(sqlite_wait, "QUIET_S", quiet_s)
+    monkeypatch.setattr(sqlite_wait, "TOLD_TICK_S", told_s)
     for _ in range(3):
         with waiting(pool):
             commit(pool)
@@ -122,7 +122,7 @@ def test_a_commit_that_nobody_tells_is_seen(pool: Pool, quiet_s: float, monkeypa
 def test_an_ear_that_missed_a_commit_is_not_used_again(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """After that the file is looked at as often as where nothing tells."""
     monkeypatch.setattr(sqlite_watch, "EVENTS", sqlite_watch.IN_MOVE_SELF)
-    monkeypatch.setattr(sqlite_wait, "QUIET_S", 0.0)
+    monkeypatch.setattr(sqlite_wait, "TOLD_TICK_S", sqlite_wait.TICK_S)  # no tick counts as too short to tell
     with waiting(pool):
         commit(pool)
     monkeypatch.setattr(sqlite_wait, "TOLD_TICK_S", NEVER_S)

@@ -10,12 +10,11 @@ from unstale.engines.sqlite_open import Life
 from unstale.engines.sqlite_watch import Ear, Heard, Nap, listen
 
 # Who waits without being told of writes looks so often whether there was a commit: one of another process is seen half
-# of it later, as a rule. What an idle process pays for is being woken up, so after a quiet moment it looks less often,
-# and seldom where the kernel tells it of writes.
+# of it later, as a rule. What an idle process pays for is being woken up, so after a quiet moment it looks less often.
 TICK_S = 0.004
 QUIET_TICK_S = 0.009
-TOLD_TICK_S = 0.25
 QUIET_S = 0.25
+TOLD_TICK_S = 0.25  # who is told of writes begins with the same tick, and comes to look so seldom in a few steps
 SETTLE_S = 0.0003  # from the first write of a commit until it can be seen, as a rule
 GAP_S = 0.004  # and who is told of commit after commit looks no more often than so
 PLACE_S = 0.05  # whether the file is still the one at its path: whoever polls looks at the end, whatever it is told
@@ -96,29 +95,30 @@ class Waiting:
             ear.close()
         if version is None or self._deaf:
             return Nap()
-        # What was written before it listens is not told: so look often, for a while.
-        self._busy_at = time.monotonic()
         ear = listen(version[0].names)
         self._ears[ear] = version[0]
         return ear
 
     def _listen(self, ear: Ear, version: Version | None, until: float) -> None:
         now = time.monotonic()
+        told_s = TICK_S
         while now < until:
-            busy = now - self._busy_at < QUIET_S
-            quiet_s = TOLD_TICK_S if ear.keen else QUIET_TICK_S
-            heard = ear.wait(min(until - now, TICK_S if busy else quiet_s))
+            silent_s = TICK_S if now - self._busy_at < QUIET_S else QUIET_TICK_S
+            tick_s = told_s if ear.keen else silent_s
+            heard = ear.wait(min(until - now, tick_s))
             now = time.monotonic()
             if heard is Heard.WOKEN:
                 self._busy_at = now
                 return
+            told_s = min(4 * told_s, TOLD_TICK_S)
             if heard is Heard.WRITTEN:
                 # 1. A writes its commit to the -wal: we are told. 2. We look, and see nothing. 3. A makes it visible,
-                # which nobody tells. So looking goes on, as often as where nobody is told anything, for a while.
+                # which nobody tells. So looking begins anew with short ticks.
                 time.sleep(max(SETTLE_S, min(GAP_S, self._busy_at + GAP_S - now)))
                 self._busy_at = now = time.monotonic()
+                told_s = TICK_S
             if version is None or self._version() != version:
-                if ear.keen and heard is Heard.NOTHING and not busy and ear.wait(0.0) is Heard.NOTHING:
+                if ear.keen and tick_s >= TOLD_TICK_S and Heard.NOTHING is heard is ear.wait(0.0):
                     self._deaf = True  # written to by others, and nobody told: so this file system does not
                 self._busy_at = now
                 return
