@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple, cast
 
@@ -103,20 +104,21 @@ def evicting(scene: Scene) -> Verdict:
         return scene.end()
 
 
-def clock_stepped(scene: Scene) -> Verdict:
+def clock_stepped(scene: Scene, max_ttl_s: int = HOUR_S + MINUTE_S) -> Verdict:
     """Step the server's wall clock, by which entries and marks expire, while the readers are stopped; others join.
 
     What must not be: an entry is there, the mark that ends it is not, and who asks takes that for "never invalidated".
 
-    1. The clock is an hour ahead. An entry with a time to live of an hour is stored: it expires at T + 2 h.
+    1. The clock is an hour ahead. An entry is stored: it expires at T + 1 h + its time to live.
     2. The clock goes back by the hour. The entry is invalidated: its mark expires at T + 2 x `max_ttl`.
     3. The clock goes ahead again. A node that joins far behind the record, as the log is cut, asks for the mark.
 
     It is there as long as no step is longer than `max_ttl`, since an entry lives no longer than that, and its mark
-    twice as long. Here `max_ttl` is a minute more than the longest step.
+    twice as long. Else the server has taken note that the mark has expired.
     """
     with WallClock() as clock, RedisServer(environment=clock.environment) as server:
-        scene.cache["max_ttl"] = f"{HOUR_S + MINUTE_S}s"
+        scene.cache["max_ttl"] = f"{max_ttl_s}s"
+        scene.how["ttl"] = f"{min(max_ttl_s, HOUR_S)}s"
         scene.begin(server.url)
         old = tuple(scene.readers)
         shifts = itertools.cycle((5 * MINUTE_S, HOUR_S, HOUR_S - MINUTE_S, 0, HOUR_S, MINUTE_S, 0, HOUR_S))
@@ -328,6 +330,11 @@ CELLS: Final = {
     "trimmed": Cell("log cut to nothing (`XTRIM`), a reader stopped", "H9", trimmed),
     "evicting": Cell("memory full, `allkeys-lru`", "H14", evicting),
     "clock_stepped": Cell("server's wall clock stepped by an hour and by minutes, both ways", "H22", clock_stepped),
+    "clock_stepped_far": Cell(
+        "the same, `max_ttl` 10 minutes, and so shorter than the steps",
+        "H22",
+        partial(clock_stepped, max_ttl_s=10 * MINUTE_S),
+    ),
     "nodes_stopped": Cell("readers stopped (SIGSTOP)", "H22", nodes_stopped),
     "nodes_forked": Cell("readers forked", "H23", nodes_forked),
     "cut_both": Cell("network of the readers cut, both ways", "H8", cut("both")),

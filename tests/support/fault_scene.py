@@ -37,6 +37,7 @@ class Scene:
         self.fault_s = fault_s
         self.bound_s = bound_s
         self.cache: dict[str, Any] = {"name": "shop", "max_staleness": f"{bound_s}s"}
+        self.how: dict[str, Any] = {}  # of the cached functions
         self.readers: list[Process] = []
         self.children: list[Process] = []  # readers with a forked child that reads too
         self._truth = folder / "truth"
@@ -46,7 +47,9 @@ class Scene:
     def node(self, url: str, **settings: Any) -> Process:
         """Start a node."""
         url += f"{'&' if '?' in url else '?'}timeout={TIMEOUT}"
-        self._nodes.append(Process(ROLES, url, self._truth, json.dumps({"cache": self.cache} | settings)))
+        self._nodes.append(
+            Process(ROLES, url, self._truth, json.dumps({"cache": self.cache, "how": self.how} | settings))
+        )
         return self._nodes[-1]
 
     def begin(self, readers: str, writer: str = "", **settings: Any) -> None:

@@ -17,7 +17,7 @@ from unstale.core.record import Logged, Record, decode_record
 from unstale.engines.redis_calls import Call, Command
 from unstale.engines.redis_link import Link
 from unstale.engines.redis_log import Told
-from unstale.engines.redis_marks import decode_marks
+from unstale.engines.redis_marks import decode_marks, first_covered
 from unstale.engines.redis_places import Places
 from unstale.engines.redis_store import MS, Names, StoreSteps
 from unstale.engines.redis_url import RedisUrl
@@ -26,7 +26,7 @@ from unstale.errors import EngineError, UnavailableError
 
 LISTEN_MAX_S: Final = 10.0
 LISTEN_EVERY_S: Final = 0.05
-FIELDS: Final = (b"gen", b"pos", b"id", b"server", b"start", b"evicted", b"bound", b"life", b"replicas")
+FIELDS: Final = (b"gen", b"pos", b"id", b"server", b"start", b"evicted", b"bound", b"life", b"replicas", b"lives")
 
 _decode_told = msgspec.msgpack.Decoder(Told).decode
 
@@ -99,10 +99,10 @@ class RedisLook:
     def _answered(self, *commands: Command) -> tuple[Meta, list[Any]]:
         """Give the replies to commands that only read, and what the log says of itself after them."""
         own: tuple[Command, ...] = (
-            (b"HMGET", self.names.meta, *FIELDS), (b"INFO", b"replication"), (b"INFO", b"stats"),
+            (b"HMGET", self.names.meta, *FIELDS), (b"INFO", b"replication"), (b"INFO", b"stats"), (b"TIME",),
         )  # fmt: skip
-        *replies, fields, replication, stats = self._ask(*commands, *own)
-        generation, head, head_id, server, start, evicted, bound, life, replicas = fields
+        *replies, fields, replication, stats, (seconds, micros) = self._ask(*commands, *own)
+        generation, head, head_id, server, start, evicted, bound, life, replicas, lives = fields
         if generation is None or head is None:
             raise self._missing()
         if (server or b"").decode() != told_by(replication).get("master_replid"):
@@ -111,7 +111,7 @@ class RedisLook:
             raise UnavailableError(msg, hint=hint, unused=True)
         meta = Meta(
             Identity(generation.decode(), int(head), (head_id or b"").decode()),
-            int(start or 1),
+            first_covered(int(start or 1), int(head), lives or b"", int(seconds) * MS + int(micros) // MS),
             int(bound or 0) / MS,
             int(life or 0) / MS,
             int(replicas or 0),

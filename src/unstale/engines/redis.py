@@ -2,8 +2,8 @@
 
 The log is a stream whose ids are the positions. Publishing is one script: position, entry and marks in one atomic step
 (`redis_scripts`). Log, marks, members and locks lie under one hash tag, entries are spread over a cluster. No clock of
-the server decides anything but the life of entries: who is still a member is judged by each node, on its own clock, by
-what the list tells over time (H22).
+the server decides anything but the life of entries and of marks, which a step of it cannot part (`redis_lua`): who is
+still a member is judged by each node, on its own clock, by what the list tells over time (H22).
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from unstale.core.record import Logged, Record, decode_record, encode_record
 from unstale.engines import redis_scripts as scripts
 from unstale.engines.memory import MEMBER_LIFE
 from unstale.engines.redis_calls import Call, Command, Steps
+from unstale.engines.redis_lua import Script
 from unstale.engines.redis_marks import decode_marks, version_text
-from unstale.engines.redis_scripts import Script
 from unstale.engines.redis_store import MS, Names, script_call
 from unstale.engines.redis_url import RedisUrl
 from unstale.engines.seal import Seal

@@ -15,6 +15,7 @@ DIGITS: Final = 20
 _Eight = tuple[int, int, str, str, int, int, str, str]
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Eight).decode
+_decode_lives = msgspec.msgpack.Decoder(list[int]).decode
 
 
 def version_text(version: Version | None) -> str:
@@ -57,6 +58,23 @@ def decode_mark(generation: str, data: bytes | None) -> int | Mark | None:
 
 def _severity(last: int, plain: int, version: str, timeline: str) -> Severity:
     return Severity(last, plain, int(version) - SHIFT if version else None, timeline) if last else NEVER
+
+
+def first_covered(start: int, upto: int, lives: bytes, now_ms: int) -> int:
+    """Give the first position whose mark cannot have expired; the scripts find the same (`redis_lua`).
+
+    Args:
+        start: The first one that was covered when somebody looked last.
+        upto: The last one.
+        lives: Positions, each with the moment until which the marks of those after it live at least.
+        now_ms: A moment of the server's clock.
+    """
+    try:
+        noted = _decode_lives(lives)
+    except msgspec.MsgspecError:
+        noted = []
+    living = [after for after, ends_ms in zip(noted[::2], noted[1::2], strict=False) if ends_ms > now_ms]
+    return max(start, living[0] + 1 if living else upto + 1)
 
 
 def decode_marks(generation: str, scopes: tuple[str, ...], found: list[bytes | None]) -> dict[str, int | Mark]:

@@ -10,25 +10,12 @@ counts: the stream's entry is added before its id is noted and before the head i
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final
 
+from unstale.engines.redis_lua import LIVES, SHARE, Script
+from unstale.engines.redis_store_scripts import EXTEND, FOREIGN_MARKS, LOCK, UNLOCK
+
 TRIM_STEP: Final = 64  # the log is trimmed when it is longer by so many records than it should be
-
-
-class Script:
-    """A script, by its text and by the digest under which the server keeps it.
-
-    Args:
-        body: What it does, after the functions that all share.
-    """
-
-    __slots__ = ("sha", "text")
-
-    def __init__(self, *parts: str) -> None:
-        self.text = "\n".join(part.strip() for part in parts) + "\n"
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
 
 # KEYS: 1 meta, 2 log, 3 ids, 4 members. ARGV: 1 an id for a generation that may have to begin.
 IDENTIFY = """
@@ -38,8 +25,6 @@ local function info(section, field)
   return string.match(redis.call('INFO', section), field .. ':(%w+)') or ''
 end
 
-local function number(value) return string.format('%.0f', value) end
-
 local function identify()
   local server = info('replication', 'master_replid')
   local has = redis.call('HMGET', meta, 'gen', 'pos', 'id', 'server', 'start', 'evicted')
@@ -48,7 +33,7 @@ local function identify()
   local evicted = info('stats', 'evicted_keys')
   redis.call('DEL', log, ids, members)
   redis.call('HSET', meta, 'gen', fresh, 'pos', 0, 'id', '', 'server', server, 'start', 1, 'evicted', evicted,
-    'replicas', 0)
+    'replicas', 0, 'lives', '', 'due', '', 'until', '')
   return fresh, 0, '', 1, evicted
 end
 
@@ -80,14 +65,14 @@ local function severity(m, at, position, version, timeline)
   end
 end
 
-local function raise(key, gen, position, soft, version, timeline, life)
+local function raise(key, gen, position, soft, version, timeline, ends)
   local old = redis.pcall('GET', key)
   local kind, rest
   if type(old) == 'string' and string.sub(old, 1, #gen) == gen then
     kind, rest = string.sub(old, #gen + 1, #gen + 1), string.sub(old, #gen + 2)
   end
   if not soft and version == '' and kind ~= ';' then
-    redis.call('SET', key, gen .. ':' .. number(position), 'PX', life)
+    redis.call('SET', key, gen .. ':' .. number(position), 'PXAT', ends)
     return
   end
   local m = {0, 0, '', '', 0, 0, '', ''}
@@ -97,15 +82,24 @@ local function raise(key, gen, position, soft, version, timeline, life)
     if kind == ';' and readable and type(eight) == 'table' and #eight == 8 then m = eight end
   end
   severity(m, soft and 5 or 1, position, version, timeline)
-  redis.call('SET', key, gen .. ';' .. cmsgpack.pack(m), 'PX', life)
+  redis.call('SET', key, gen .. ';' .. cmsgpack.pack(m), 'PXAT', ends)
 end
 """
 
 # One record at its place; a known id keeps the place that it has, if the log still has it.
 PUBLISH = """
-local gen, position, last = identify()
-local life = math.floor(math.max(1, tonumber(ARGV[3]), tonumber(redis.call('HGET', meta, 'life') or 0)))
-local answer = {gen}
+local gen, position, last, start = identify()
+local told, now = redis.call('HMGET', meta, 'life', 'due', 'until'), clock()
+local life = math.floor(math.max(1, tonumber(ARGV[3]), tonumber(told[1] or 0)))
+local ends, due, latest = now + life, tonumber(told[2] or ''), tonumber(told[3] or '')
+if not (due and latest and now < due and latest <= ends and ends - latest <= life / SHARE) then
+  local lives = read_lives(meta)
+  start = expire(lives, now, start, position)
+  extend(lives, position, ends, life)
+  note(meta, lives, start)  -- before the records: without them it promises nothing
+end
+local answer
+ends, answer = number(ends), {gen}
 
 local function publish(id, data)
   local known = redis.call('HGET', ids, id)
@@ -141,12 +135,13 @@ local function close()
   answer[#answer + 1] = last
   return answer
 end
-""".replace("TRIM_STEP", str(TRIM_STEP))
+""".replace("TRIM_STEP", str(TRIM_STEP)).replace("SHARE", str(SHARE))
 
 # ARGV: 2 records kept at most, 3 life of a mark in ms; then for each record: its id, its bytes, `h` or `s`, its
 # version, the version's timeline, the number of its scopes, and for each of these the index of its mark among the KEYS.
 # Answer: generation; for each record its position and the id before it; the head and the id of the record there.
 APPEND = Script(
+    LIVES,
     IDENTIFY,
     RAISE,
     PUBLISH,
@@ -157,7 +152,7 @@ while at <= #ARGV do
   local count = tonumber(ARGV[at + 5])
   if added then
     for i = at + 6, at + 5 + count do
-      raise(KEYS[tonumber(ARGV[i])], gen, position, ARGV[at + 2] == 's', ARGV[at + 3], ARGV[at + 4], life)
+      raise(KEYS[tonumber(ARGV[i])], gen, position, ARGV[at + 2] == 's', ARGV[at + 3], ARGV[at + 4], ends)
     end
   end
   at = at + 6 + count
@@ -169,6 +164,7 @@ return close()
 # For other languages: one hard or soft invalidation. KEYS from 5 on: the marks of its scopes. ARGV: 2 and 3 as above,
 # 4 the record's id, 5 `h` or `s`, 6 who, 7 why. The scopes are what follows the marks' prefix, ARGV 8, in their keys.
 INVALIDATE = Script(
+    LIVES,
     IDENTIFY,
     RAISE,
     PUBLISH,
@@ -178,26 +174,29 @@ for i = 5, #KEYS do scopes[#scopes + 1] = string.sub(KEYS[i], #ARGV[8] + 1) end
 if #scopes == 0 then return redis.error_reply('ERR an invalidation names at least one scope') end
 local record = {ARGV[4], scopes, soft, cjson.null, cjson.null, '', false, ARGV[6], ARGV[7]}
 if publish(ARGV[4], cmsgpack.pack({1, 'i', record})) then
-  for i = 5, #KEYS do raise(KEYS[i], gen, position, soft, '', '', life) end
+  for i = 5, #KEYS do raise(KEYS[i], gen, position, soft, '', '', ends) end
 end
 return close()
 """,
 )
 
 # What a poll asks beside the records: it renews the membership, then tells the head (H36). ARGV: 2 the node, 3 what it
-# tells, 4 its bound in ms, 5 life of its marks in ms; who tells about itself: KEYS 5 where, ARGV 6 what, 7 its life.
+# tells, 4 its bound in ms, 5 life of its entries in ms; who tells about itself: KEYS 5 where, ARGV 6 what, 7 its life.
+# And it takes note of what expires, should the clock not stay where it is: nodes poll all the time.
 # Answer: generation, head, its id, replicas as below, the list's id, 1 if it was not on the list.
 RENEW = Script(
     "#!lua flags=allow-oom",  # a full memory must not cost the leases
+    LIVES,
     IDENTIFY,
     """
-local gen, position, last = identify()
+local gen, position, last, start = identify()
 local new = redis.call('HSET', members, 'n' .. ARGV[2], ARGV[3])
 if ARGV[6] then redis.call('SET', KEYS[5], ARGV[6], 'PX', ARGV[7]) end
 redis.call('HSETNX', members, 'list', fresh)
-local told = redis.call('HMGET', meta, 'bound', 'life')
+local told, now = redis.call('HMGET', meta, 'bound', 'life', 'due'), clock()
 if tonumber(ARGV[4]) > tonumber(told[1] or 0) then redis.call('HSET', meta, 'bound', ARGV[4]) end
 if tonumber(ARGV[5]) > tonumber(told[2] or 0) then redis.call('HSET', meta, 'life', ARGV[5]) end
+if now >= (tonumber(told[3] or '') or math.huge) then settle(meta, now, start, position) end
 return {gen, position, last, replicas(), redis.call('HGET', members, 'list'), new}
 """,
 )
@@ -232,6 +231,7 @@ redis.call('HDEL', KEYS[1], ARGV[1]) redis.call('DEL', KEYS[2]) end""")
 # evicted anything since it was last looked at, the range that they cover begins anew, above the head.
 # Answer: generation, head, its id, the first position that the marks cover, the marks.
 MARKS = Script(
+    LIVES,
     IDENTIFY,
     """
 local gen, position, last, start, evicted = identify()
@@ -241,58 +241,10 @@ if now ~= evicted then
   start = position + 1
   redis.call('HSET', meta, 'start', number(start), 'evicted', now)
 end
+start = settle(meta, clock(), start, position)
 return {gen, position, last, start, #KEYS > 4 and redis.call('MGET', unpack(KEYS, 5)) or {}}
 """,
 )
-
-# Marks of a log that is another engine's. KEYS: 1 what they cover, then marks.
-# Answer: generation, first and last position covered, the marks.
-FOREIGN_MARKS = Script(
-    """
-local has = redis.call('HMGET', KEYS[1], 'gen', 'start', 'upto', 'evicted')
-local now = string.match(redis.call('INFO', 'stats'), 'evicted_keys:(%w+)')
-if has[1] and has[4] ~= now then
-  has[2] = string.format('%.0f', tonumber(has[3]) + 1)
-  redis.call('HSET', KEYS[1], 'start', has[2], 'evicted', now)
-end
-return {has[1] or '', tonumber(has[2] or 1), tonumber(has[3] or 0),
-  #KEYS > 1 and redis.call('MGET', unpack(KEYS, 2)) or {}}
-"""
-)
-
-# Compare and set: nothing is written unless what the marks and their range were computed from is still there.
-# KEYS: 1 what they cover, then marks. ARGV: 1 to 3 the generation, start and upto that were seen, 4 to 6 the new ones,
-# 7 life in ms, then for each mark what was seen ('' for none) and the new one.
-EXTEND = Script(
-    """
-local has = redis.call('HMGET', KEYS[1], 'gen', 'start', 'upto')
-if (has[1] or '') ~= ARGV[1] or (has[2] or '1') ~= ARGV[2] or (has[3] or '0') ~= ARGV[3] then return 0 end
-for i = 2, #KEYS do
-  local old = redis.pcall('GET', KEYS[i])
-  if (type(old) == 'string' and old or '') ~= ARGV[4 + 2 * i] then return 0 end
-end
-for i = 2, #KEYS do redis.call('SET', KEYS[i], ARGV[5 + 2 * i], 'PX', ARGV[7]) end
-redis.call('HSET', KEYS[1], 'gen', ARGV[4], 'start', ARGV[5], 'upto', ARGV[6])
-redis.call('HSETNX', KEYS[1], 'evicted', string.match(redis.call('INFO', 'stats'), 'evicted_keys:(%w+)'))
-return 1
-"""
-)
-
-# KEYS: 1 the lock, 2 the last token. ARGV: 1 life in ms. The token is a moment of the server's clock or one more than
-# the last, whichever is higher: so it grows across a wipe as well.
-LOCK = Script(
-    """
-if redis.call('EXISTS', KEYS[1]) == 1 then return false end
-local time = redis.call('TIME')
-local token = math.max((tonumber(redis.call('GET', KEYS[2]) or 0) or 0) + 1, time[1] * 1000000 + time[2])
-token = string.format('%.0f', token)
-redis.call('SET', KEYS[2], token)
-redis.call('SET', KEYS[1], token, 'PX', ARGV[1])
-return token
-"""
-)
-
-UNLOCK = Script("if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0")
 
 BY_SHA: Final = {
     script.sha: script

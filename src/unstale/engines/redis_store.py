@@ -7,10 +7,10 @@ from typing import Final
 
 from unstale.core.marks import Mark, merged
 from unstale.core.ops import Fetched, Identity, Item, MarksReply
-from unstale.engines import redis_scripts as scripts
+from unstale.engines import redis_store_scripts as scripts
 from unstale.engines.redis_calls import Call, Command, Steps
+from unstale.engines.redis_lua import Script
 from unstale.engines.redis_marks import decode_mark, decode_marks, encode_mark
-from unstale.engines.redis_scripts import Script
 from unstale.engines.seal import Seal
 from unstale.errors import EngineError
 
