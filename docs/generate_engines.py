@@ -13,6 +13,7 @@ from pathlib import Path
 
 from unstale.engines.memory import MemoryEngine
 from unstale.engines.ports import Guarantees
+from unstale.engines.postgres import PostgresEngine
 from unstale.engines.redis import RedisEngine
 from unstale.engines.sqlite import SQLiteEngine
 
@@ -22,6 +23,7 @@ ENGINES: dict[str, Guarantees] = {
     "memory://": MemoryEngine.guarantees,
     "sqlite:///path": SQLiteEngine.guarantees,
     "redis://": RedisEngine.guarantees,
+    "postgresql://": PostgresEngine.guarantees,
 }
 ROWS = {
     "store": "store: can keep entries",

@@ -16,7 +16,7 @@ from unstale.errors import EngineUrlError, UsageError
 
 HINT = (
     'write "memory://" (one process), "sqlite:///path/to/file" (many processes on one machine) '
-    'or "redis://host:6379/0" (many machines)'
+    '"redis://host:6379/0" or "postgresql://user@host:5432/database" (many machines)'
 )
 
 _memory: dict[str, MemoryEngine] = {}
@@ -34,7 +34,8 @@ def connect(
     """Open the engines that URLs name.
 
     Args:
-        url: `memory://`, `sqlite:///path`, `redis://host:port/db` and its kin: the log, and the store too if no other
+        url: `memory://`, `sqlite:///path`, `redis://host:port/db` and its kin,
+            `postgresql://host/database`: the log, and the store too if no other
             is named.
         name: The cache's name; caches of other names at the same URL are other caches.
         max_ttl_s: No entry lives longer, in seconds.
@@ -71,6 +72,8 @@ def open_engine(url: str, name: str, max_ttl_s: float, secrets: tuple[bytes, ...
     parts = urlsplit(url)
     if parts.scheme.split("+")[0] in {"redis", "rediss", "valkey", "valkeys"}:
         return _redis(url, name, max_ttl_s, secrets)
+    if parts.scheme in {"postgresql", "postgres"}:
+        return _postgres(url, name, max_ttl_s, secrets)
     options: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
     if options:
         msg = f"{parts.scheme} knows no option {', '.join(sorted(options))}"
@@ -103,6 +106,19 @@ def _redis(url: str, name: str, max_ttl_s: float, secrets: tuple[bytes, ...]) ->
         raise EngineUrlError(msg, hint='install it by: pip install "unstale[redis]"') from error
     seal = Seal(name, secrets) if secrets else None
     return RedisEngine(parse_url(url), name=name, max_ttl_s=max_ttl_s, seal=seal)
+
+
+def _postgres(url: str, name: str, max_ttl_s: float, secrets: tuple[bytes, ...]) -> Any:
+    try:
+        from unstale.engines.postgres import PostgresEngine
+        from unstale.engines.postgres_url import parse_url
+    except ImportError as error:
+        msg = f"the engine of {urlsplit(url).scheme}:// needs {error.name}"
+        raise EngineUrlError(msg, hint='install it by: pip install "unstale[postgres]"') from error
+    if secrets:
+        msg = "postgresql:// signs nothing: who may write to its tables is told by their rights"
+        raise EngineUrlError(msg, hint="leave secret= out, and GRANT the tables to the service's user alone")
+    return PostgresEngine(parse_url(url), name=name, max_ttl_s=max_ttl_s)
 
 
 def memory_engine(place: str, max_ttl_s: float) -> MemoryEngine:
