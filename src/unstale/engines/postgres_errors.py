@@ -33,7 +33,7 @@ REPLICA: Final = (
 LOOK: Final = "look whether it runs, and whether this host reaches it; the cache goes on by its policy until it does"
 ROOM: Final = "make room on its disk; nothing that was acknowledged is lost"
 CONNECTIONS: Final = "raise max_connections, or let fewer processes use it; each has a few connections for its cache"
-PASSWORD: Final = "correct user and password in the URL: postgresql://user:password@host/database; see pg_hba.conf"
+LOGIN: Final = "correct user and password in the URL: postgresql://user:password@host/database; see pg_hba.conf"
 DATABASE: Final = "make it: createdb <database>; or correct the URL: postgresql://user@host/database"
 
 # By whole code first, then by class.
@@ -41,7 +41,7 @@ _ERRORS: Final[dict[str, tuple[type[EngineError], str, str]]] = {
     OTHER_FORMAT: (CorruptError, "has tables of another version of unstale", "use one version, or another ?schema="),
     NOT_OURS: (CorruptError, "has tables of another program under our names", "choose another schema: ?schema=cache"),
     "42501": (DeniedError, "does not let this user do what the cache needs", GRANT),
-    "28": (DeniedError, "denies the connection", PASSWORD),
+    "28": (DeniedError, "denies the connection", LOGIN),
     "3D000": (UnavailableError, "has no such database", DATABASE),
     "25006": (ReadOnlyError, "is a replica or read-only, which takes no writes", REPLICA),
     "55000": (ReadOnlyError, "is a replica, which takes no writes", REPLICA),
@@ -106,5 +106,5 @@ def unreached(place: str, text: str, *, password: bool = False) -> EngineError:
     if "read-only" in low or "hot standby" in low:
         return ReadOnlyError(f"{place} takes no writes: {text}", hint=REPLICA)
     if any(word in low for word in ("authentication failed", "no password", "pg_hba", "role")) or password:
-        return DeniedError(f"{place} denies the connection: {text}", hint=PASSWORD)
+        return DeniedError(f"{place} denies the connection: {text}", hint=LOGIN)
     return UnavailableError(f"{place} does not answer: {text}", hint=LOOK)

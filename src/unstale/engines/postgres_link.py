@@ -38,8 +38,8 @@ class Ear:
         self.wire: Wire | None = None
         self.woken = False
         self._here, self._there = socket.socketpair()
-        self._here.setblocking(False)
-        self._there.setblocking(False)
+        self._here.settimeout(0.0)
+        self._there.settimeout(0.0)
 
     def wake(self) -> None:
         """End the wait that is under way, or the next one, from another thread."""

@@ -146,16 +146,16 @@ class StoreSteps:
         reply, _by = yield from self._read(scopes)
         return reply
 
-    def _read(self, scopes: tuple[str, ...]) -> Steps[tuple[MarksReply, bytes]]:
+    def _read(self, scopes: tuple[str, ...]) -> Steps[tuple[MarksReply, str]]:
         names = array(dict.fromkeys(scope.encode() for scope in scopes))
         rows = yield Ask(self._marks, (self._name, names))
         _ours, generation, head, head_id, pulsed, start, covered, first, last, by, _beat, *_mark = rows[0]
         marks = {row[11].decode(): _mark_of(row[12:]) for row in rows if row[11] is not None}
         if covered is None:
             identity = Identity(text(generation), number(head), text(head_id), pulsed=pulsed == TRUE)
-            return MarksReply(identity, marks, number(start), identity.head), by or b""
+            return MarksReply(identity, marks, number(start), identity.head), text(by)
         foreign = Identity(text(covered), number(last), "", proven=False)
-        return MarksReply(foreign, marks, max(number(first), number(start)), number(last)), by or b""
+        return MarksReply(foreign, marks, max(number(first), number(start)), number(last)), text(by)
 
     def extend_marks(self, generation: str, start: int, upto: int, marks: Mapping[str, int | Mark]) -> Steps[None]:
         """Compare and set: what is there is read and merged here, and written if nobody else has written meanwhile."""

@@ -85,7 +85,7 @@ class Wire:
 
     @staticmethod
     def _connect(pgconn: PGconn, until: float) -> None:
-        state = pq.PollingStatus.WRITING
+        state: int = pq.PollingStatus.WRITING
         while state != pq.PollingStatus.OK:
             if state == pq.PollingStatus.FAILED or pgconn.status == pq.ConnStatus.BAD:
                 raise ConnectError(pgconn)
