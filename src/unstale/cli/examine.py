@@ -10,7 +10,7 @@ from typing import Final
 from unstale.cli.examine_file import examine_contents, examine_file
 from unstale.cli.examine_nodes import examine_nodes
 from unstale.cli.findings import Finding, ok, size
-from unstale.cli.look import Look, is_redis, opened, sqlite_path
+from unstale.cli.look import Look, is_postgres, is_redis, opened, sqlite_path
 from unstale.cli.measures import long_span, span
 from unstale.cli.nodes_told import nodes_of
 from unstale.cli.sqlite_look import CacheFacts, file_facts
@@ -33,6 +33,8 @@ def examine(url: str, name: str) -> list[Finding]:
     """
     if is_redis(url):
         return list(_redis(url, name))
+    if is_postgres(url):
+        return list(_postgres(url, name))
     path = sqlite_path(url)
     if not path:
         with opened(url, name) as look:
@@ -75,6 +77,25 @@ def _redis(url: str, name: str) -> Iterator[Finding]:
             return
         nothing = "whoever uses that name shares nothing with the others, or cannot go on"
         yield Finding("problem", "cache", error.message, weakens=nothing, mend=error.hint)
+
+
+def _postgres(url: str, name: str) -> Iterator[Finding]:
+    try:
+        with opened(url, name) as look:
+            from unstale.cli.examine_postgres import examine_server
+            from unstale.cli.postgres_look import PostgresLook
+
+            yield from _boot_clock()
+            assert isinstance(look, PostgresLook), "its URL says so"
+            yield from examine_server(look)
+            yield from _log(look)
+    except EngineError as error:
+        unused = bool(error.fields.get("unused"))
+        weakens = "nothing but the hit ratio of the first minutes" if unused else "everything: no process can use it"
+        yield Finding(
+            "note" if unused else "problem", "cache" if unused else "server", error.message,
+            weakens=weakens, mend="" if unused else error.hint,
+        )  # fmt: skip
 
 
 def _broken(findings: list[Finding], subject: str) -> bool:

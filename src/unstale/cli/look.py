@@ -108,6 +108,11 @@ def is_redis(url: str) -> bool:
     return urlsplit(url).scheme.partition("+")[0] in {"redis", "rediss", "valkey", "valkeys"}
 
 
+def is_postgres(url: str) -> bool:
+    """Say whether a URL names a PostgreSQL."""
+    return urlsplit(url).scheme in {"postgresql", "postgres"}
+
+
 def secrets_of(url: str) -> list[str] | None:
     """Give the secrets with which a cache is signed, as the environment names them; None for none."""
     return os.environ.get(SIGNING, "").split() or None if is_redis(url) else None
@@ -137,6 +142,10 @@ def open_look(url: str, name: str) -> Look:
     if path:
         return SQLiteLook(path, name)
     engine: Any = connect(url, name=name, max_ttl_s=MAX_TTL_S).store
+    if is_postgres(url):
+        from unstale.cli.postgres_look import PostgresLook
+
+        return PostgresLook(engine.url, name)
     if is_redis(url):
         from unstale.cli.redis_look import RedisLook
 

@@ -81,7 +81,9 @@ class Home:
                 failure = error
                 if not error.broken:
                     self.breaker.succeeded()  # who answers, be it with an error, costs nobody a timeout
-                if error.code in MISSING and self._making:
+                if error.code in MISSING:
+                    if not self._making:
+                        raise self._unused() from error
                     yield from self._mend(self._make)
                 elif error.code not in AGAIN:
                     raise self.told(error) from error
@@ -92,12 +94,17 @@ class Home:
             if not self._making:
                 if rows:
                     return rows  # an older generation's: whoever only looks sees what is there
-                msg = f"{self.url.place} holds no such cache"
-                raise UnavailableError(msg, hint="no process has used it yet, or its --name is another", unused=True)
+                raise self._unused()
             yield from self._mend(self._adopt())
         if failure is None:
             raise UnavailableError(f"the tables in {self.url.place} are emptied all the time", hint="see who does so")
         raise self.told(failure) from failure
+
+    def _unused(self) -> UnavailableError:
+        """Give the error for who only looks, and finds no cache."""
+        msg = f"{self.url.place} holds no such cache in the schema {self.url.schema}"
+        hint = "no process has used it yet, or it is another one: choose by --name, and by ?schema= in the URL"
+        return UnavailableError(msg, hint=hint, unused=True)
 
     def _mend(self, ask: Ask) -> Moves[None]:
         try:

@@ -150,6 +150,11 @@ class LogSteps:
             yield from self.read_members()
         return Batch(identity, at_id, records[:limit])
 
+    def after(self, position: int, limit: int) -> Steps[Batch]:
+        """Read records after a position, without becoming a member."""
+        rows = yield Ask(self._poll, (self._name, b"", position, limit))
+        return Batch(_identity(rows[0]), None, tuple(_logged(row[7:]) for row in rows if row[7] is not None))
+
     def _due(self, told: Told, member: Member) -> bool:
         """Say whether a member must be written: as seldom as its life, and those who wait for it, allow."""
         before, age_s, bound_s = told.member, self._clock() - told.at, member.max_staleness_s

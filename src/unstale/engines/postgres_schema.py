@@ -177,9 +177,9 @@ BEGIN
     UPDATE {s}.cache t SET bound = greatest(t.bound, _bound), by = pg_current_xact_id() WHERE t.id = c.id;
   END IF;
   INSERT INTO {s}.list VALUES (c.id, _fresh) ON CONFLICT DO NOTHING;
-  INSERT INTO {s}.member VALUES (c.id, _node, _beat, _generation, _applied, _bound, _about)
+  INSERT INTO {s}.member VALUES (c.id, _node, _beat, _generation, _applied, _bound, _about, DEFAULT)
     ON CONFLICT (cache, node) DO UPDATE SET beat = excluded.beat, generation = excluded.generation,
-      applied = excluded.applied, bound = excluded.bound, about = excluded.about;
+      applied = excluded.applied, bound = excluded.bound, about = excluded.about, at = excluded.at;
   RETURN true;
 END $f$;
 """
@@ -230,7 +230,8 @@ BEGIN
   CREATE INDEX IF NOT EXISTS entry_until ON {s}.entry (until);
   CREATE UNLOGGED TABLE IF NOT EXISTS {s}.member (
     cache int NOT NULL, node bytea NOT NULL, beat bytea NOT NULL, generation bytea NOT NULL, applied bigint NOT NULL,
-    bound float8 NOT NULL, about bytea NOT NULL, PRIMARY KEY (cache, node)) WITH (fillfactor = 50);
+    bound float8 NOT NULL, about bytea NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp(),  -- for people only
+    PRIMARY KEY (cache, node)) WITH (fillfactor = 50);
   CREATE UNLOGGED TABLE IF NOT EXISTS {s}.list (cache int PRIMARY KEY, id bytea NOT NULL);
   CREATE UNLOGGED TABLE IF NOT EXISTS {s}.lock (
     cache int NOT NULL, key bytea NOT NULL, token bigint NOT NULL, until timestamptz NOT NULL,
