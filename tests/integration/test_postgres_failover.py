@@ -11,8 +11,8 @@ from tests.support.redis_shop import Shops, open_shops
 from tests.support.waiting import until
 from unstale.core.ops import Item
 from unstale.core.record import Record
-from unstale.errors import EngineError, ReadOnlyError
-from unstale.testing.conformance.suite import record
+from unstale.errors import EngineError, ReadOnlyError, UnavailableError
+from unstale.testing.conformance.suite import InThread, record
 
 pytestmark = pytest.mark.real
 
@@ -102,6 +102,24 @@ def test_h10_nodes_move_on_and_serve_nothing_from_before(
     shop.well()
 
 
+def test_h08_a_frozen_server_does_not_hide_the_other(
+    primary: PostgresServer, replica: PostgresServer, engines: Engines
+) -> None:
+    """Where the first server of the URL stands still, and another one takes writes, that one is found."""
+    engine = engines(either(primary, replica))
+    before = engine.read_head().generation
+    primary.stop()
+    replica.promote()
+
+    def moved() -> bool:
+        try:
+            return engine.read_head().generation != before
+        except UnavailableError:
+            return False
+
+    until(moved)
+
+
 def test_a_replica_is_refused(primary: PostgresServer, replica: PostgresServer, engines: Engines) -> None:
     """Whoever names a replica in the URL is told to name the primary, by every call."""
     first = engines(primary.url)
@@ -139,6 +157,11 @@ def test_h11_without_its_synchronous_standby_nothing_is_acknowledged(
     with pytest.raises(EngineError):  # it is in the log by now, which nobody has acknowledged
         engine.append((late,))
     engine.breaker.succeeded()
+    engine.breaker.succeeded()
+    waiting = InThread(lambda: engine.append((late,)))
+    until(lambda: primary.sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))
+    with pytest.raises(UnavailableError):  # it was told as committed, with a warning
+        waiting.result(object)
     replica.start()
     until(lambda: primary.sql("SELECT sync_state FROM pg_stat_replication") == [("sync",)])
     assert engine.append((late,)).identity.head == 2

@@ -39,6 +39,8 @@ class Home:
     def __init__(self, url: PostgresUrl, adopt: Callable[[], Ask], *, making: bool = True) -> None:
         self.url = url
         self.breaker = Breaker()
+        self._conninfos = url.conninfos
+        self._first = 0  # of the servers, the one to try first
         self._adopt = adopt
         self._make = Ask(make(url.schema, unlogged=url.unlogged), (), proof=False)
         self._making = making
@@ -128,13 +130,26 @@ class Home:
         return lost
 
     def connected(self) -> Wire:
-        """Give a new connection.
+        """Give a new connection: of several servers, to the one that takes writes, the last one known first.
+
+        They are tried here, not by libpq, which would give all the time there is to the first one if that is frozen.
 
         Raises:
             OSError: The server does not answer in time.
             psycopg.Error: It cannot be reached, or refuses.
         """
-        return Wire(self.url.conninfo, self.url.timeout_s)
+        conninfos = self._conninfos
+        for turn in range(len(conninfos)):
+            number = (self._first + turn) % len(conninfos)
+            try:
+                wire = Wire(conninfos[number], self.url.timeout_s, self.url.timeout_s / len(conninfos))
+            except (ServerError, *BREAKS):
+                if turn == len(conninfos) - 1:
+                    raise
+            else:
+                self._first = number
+                return wire
+        raise AssertionError("a URL names at least one server")
 
     def reborn(self) -> None:
         """Start anew in a forked child."""

@@ -54,16 +54,20 @@ class PostgresUrl:
         return f"{hosts or self.libpq.get('host', 'localhost')}/{self.database}".rstrip("/")
 
     @property
-    def conninfo(self) -> str:
-        """What libpq connects by."""
+    def conninfos(self) -> tuple[str, ...]:
+        """What libpq connects by, for each of the servers."""
+        return tuple(self._conninfo(host, port) for host, port in zip(self.hosts, self.ports, strict=True)) or (
+            self._conninfo("", ""),
+        )
+
+    def _conninfo(self, host: str, port: str) -> str:
         given: dict[str, Any] = {
-            "host": ",".join(self.hosts),
-            "port": ",".join(self.ports).strip(","),
+            "host": host,
+            "port": port,
             "user": self.user,
             "password": self.password,
             "dbname": self.database,
             "application_name": "unstale",
-            "connect_timeout": max(1, round(self.timeout_s + 0.5)),
             # A server whose machine is gone acknowledges nothing: the kernel gives up by itself, without a query.
             "tcp_user_timeout": int(self.timeout_s * MS),
             "keepalives_idle": 10,

@@ -30,6 +30,7 @@ ARRAY: Final = struct.Struct(">iiiii")
 INT: Final = struct.Struct(">i")
 DONE: Final = frozenset({pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY})
 BREAKS: Final = (OSError, psycopg.Error)
+UNACKNOWLEDGED: Final = b"SyncRepWaitForLSN"  # the server's function that warns: its texts are translated
 MS: Final = 1000
 # Functions of ours rely on seeing, after they have waited for a lock, what its last holder wrote (H21).
 SETUP: Final = """SELECT set_config('statement_timeout', $1, false), set_config('search_path', 'pg_catalog', false),
@@ -56,7 +57,8 @@ class Wire:
 
     Args:
         conninfo: What libpq connects by.
-        timeout_s: What connecting and any answer may take, in seconds.
+        timeout_s: What any answer may take, in seconds.
+        connect_s: What connecting may take, in seconds.
 
     Attributes:
         used: It has answered before: should it break now, a new one may well answer.
@@ -66,16 +68,17 @@ class Wire:
         psycopg.Error: It cannot be reached, or refuses.
     """
 
-    def __init__(self, conninfo: str, timeout_s: float) -> None:
+    def __init__(self, conninfo: str, timeout_s: float, connect_s: float) -> None:
         self.used = False
         self._timeout_s = timeout_s
         self._uses: dict[bytes, int] = {}
+        self._alone = False
         self._pgconn: PGconn = pq.PGconn.connect_start(conninfo.encode())
         pgconn = self._pgconn
         try:
-            self._connect(pgconn, time.monotonic() + timeout_s)
+            self._connect(pgconn, time.monotonic() + connect_s)
             pgconn.nonblocking = 1
-            pgconn.notice_handler = None
+            pgconn.notice_handler = self._noticed
             patience_ms = int(timeout_s * MS * 0.9)  # the server gives up first, and says that nothing was done
             self.ask(Statement("setup", SETUP), (str(patience_ms),))
             self.used = False
@@ -92,6 +95,11 @@ class Wire:
             # The socket may be another one by now: libpq tries the addresses of a host in turn.
             _wait(pgconn.socket, until, write=state == pq.PollingStatus.WRITING)
             state = pgconn.connect_poll()
+
+    def _noticed(self, notice: PGresult) -> None:
+        """Hear that a wait for the synchronous standby was cancelled: its commit is told as done all the same."""
+        if notice.error_field(pq.DiagnosticField.SOURCE_FUNCTION) == UNACKNOWLEDGED:
+            self._alone = True
 
     @property
     def socket(self) -> int:
@@ -127,8 +135,11 @@ class Wire:
             pgconn.send_query_params(statement.text, values, param_formats=formats, result_format=BINARY)
         else:
             pgconn.send_query_prepared(statement.name, values, param_formats=formats, result_format=BINARY)
+        self._alone = False
         result = yield from self._answer()
         self.used = True
+        if self._alone:
+            raise ServerError("57000", "it has committed, but no synchronous standby has acknowledged that")
         columns = range(result.nfields)
         return [tuple([result.get_value(row, column) for column in columns]) for row in range(result.ntuples)]
 
