@@ -41,10 +41,10 @@ demo-redis: $(INSTALLED) ## the same on a Redis of its own, which is gone afterw
 
 services: ## install the servers and programs that the tests need, with apt
 	@missing=""; \
-	for pair in redis-server:redis-server redis-cli:redis-tools openssl:openssl node:nodejs npm:npm gcc:build-essential; do \
+	for pair in redis-server:redis-server redis-cli:redis-tools openssl:openssl psql:postgresql node:nodejs npm:npm gcc:build-essential; do \
 		command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair#*:}"; \
 	done; \
-	if [ -z "$$missing" ]; then echo "All there: redis-server, redis-cli, openssl, node, npm, gcc."; exit 0; fi; \
+	if [ -z "$$missing" ]; then echo "All there: redis-server, redis-cli, openssl, psql, node, npm, gcc."; exit 0; fi; \
 	as=""; [ "$$(id -u)" = 0 ] || as="sudo"; \
 	if ! command -v apt-get >/dev/null; then echo "Install these by hand:$$missing"; exit 1; fi; \
 	if [ -n "$$as" ] && ! sudo -n true 2>/dev/null; then \

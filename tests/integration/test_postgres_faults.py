@@ -303,6 +303,21 @@ def test_h27_what_has_expired_is_swept(server: PostgresServer, engines: Engines)
     assert 50 <= count <= 50 + 16
 
 
+def test_h27_entries_are_bounded_by_number(server: PostgresServer, engines: Engines) -> None:
+    """When autovacuum counts more entries than there may be, those that end soonest make room for what is written."""
+    engine = engines(server.url, entries_max=200)
+    engine.store(tuple(Item(f"old {number}", b"x", 60.0) for number in range(600)))
+    for turn in range(8):
+        server.sql("ANALYZE unstale.entry")
+        engine.store(tuple(Item(f"new {turn} {number}", b"x", 600.0) for number in range(64)))
+    server.sql("ANALYZE unstale.entry")
+    ((count,),) = server.sql("SELECT count(*) FROM unstale.entry")
+    assert 100 < count <= 200 + 64
+    assert server.sql("SELECT count(*) FROM unstale.entry WHERE convert_from(key, 'UTF8') LIKE 'old%'") == [(0,)]
+    (last,) = engine.fetch(("new 7 63",))
+    assert last is not None
+
+
 def interrupted(signal_number: int, _frame: object) -> None:
     """Interrupt a call."""
     raise KeyboardInterrupt(signal_number)

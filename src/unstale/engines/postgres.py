@@ -19,7 +19,7 @@ from unstale.core.marks import Mark
 from unstale.core.ops import Appended, Batch, Fetched, Identity, Item, MarksReply, Member, Members
 from unstale.core.record import Record
 from unstale.engines.breaker import Breaker
-from unstale.engines.memory import RECORDS_MAX
+from unstale.engines.memory import ENTRIES_MAX, RECORDS_MAX
 from unstale.engines.ports import Guarantees
 from unstale.engines.postgres_home import Home
 from unstale.engines.postgres_link import Link
@@ -40,6 +40,8 @@ class PostgresEngine:
         url: Where it is, and how it is reached.
         name: The cache's name; caches of several names share the tables of a schema.
         records_max: The log is trimmed to about so many records.
+        entries_max: About so many entries of all caches of the schema, as autovacuum counts them; those that end
+            soonest go first.
         marks_max: At most about so many marks; the oldest go first, and entries from before the last of them are
             misses.
         max_ttl_s: No entry lives longer, in seconds; marks live twice as long.
@@ -70,12 +72,13 @@ class PostgresEngine:
         ),
     )  # fmt: skip
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the limits of a server
         self,
         url: PostgresUrl,
         *,
         name: str = "default",
         records_max: int = RECORDS_MAX,
+        entries_max: int = ENTRIES_MAX,
         marks_max: int = MARKS_MAX,
         max_ttl_s: float = MAX_TTL_S,
         clock: Callable[[], float] = boottime,
@@ -84,7 +87,7 @@ class PostgresEngine:
     ) -> None:
         self.url = url
         self.name = name
-        self._store = StoreSteps(url.schema, name, max_ttl_s)
+        self._store = StoreSteps(url.schema, name, max_ttl_s, entries_max)
         self._log = LogSteps(url.schema, name, records_max, marks_max, max_ttl_s, clock, new_id)
         self._home = Home(url, self._log.adopt, making=making)
         self._link = Link(self._home, self._log.channel)

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from unstale.core.marks import NEVER, Mark, Severity, full, merged
 from unstale.core.ops import Fetched, Identity, Item, MarksReply
+from unstale.engines.memory import ENTRIES_MAX
 from unstale.engines.postgres_wire import Param, Row, Statement, array, number, numbers
 from unstale.errors import BusyError
 
@@ -48,9 +49,12 @@ STORE: Final = """WITH c AS (SELECT id, set_config('synchronous_commit', 'off', 
   SELECT true FROM c"""
 DELETE: Final = """DELETE FROM {s}.entry WHERE ctid = ANY(ARRAY(SELECT ctid FROM {s}.entry
   WHERE cache = (SELECT id FROM {s}.cache WHERE name = $1) AND key = ANY($2::bytea[]) ORDER BY key FOR UPDATE))"""
-SWEEP: Final = """WITH locks AS (DELETE FROM {s}.lock WHERE until < clock_timestamp() - interval '1 minute')
-  DELETE FROM {s}.entry WHERE ctid = ANY(ARRAY(SELECT ctid FROM {s}.entry WHERE until <= clock_timestamp()
-  ORDER BY until LIMIT $1::bigint FOR UPDATE SKIP LOCKED))"""
+# The number of all entries is autovacuum's estimate: a count of ours would be a row for which all writers queue.
+SWEEP: Final = """WITH locks AS (DELETE FROM {s}.lock WHERE until < clock_timestamp() - interval '1 minute'),
+  crowd AS (SELECT reltuples > $2::float8 AS yes FROM pg_class WHERE oid = '{s}.entry'::regclass)
+  DELETE FROM {s}.entry WHERE ctid = ANY(ARRAY(SELECT ctid FROM {s}.entry
+    WHERE until <= CASE WHEN (SELECT yes FROM crowd) THEN 'infinity' ELSE clock_timestamp() END ORDER BY until
+    LIMIT CASE WHEN (SELECT yes FROM crowd) THEN $1::bigint ELSE {rows} + $1 END FOR UPDATE SKIP LOCKED))"""
 # A lock that was given back leaves its row for a while, so that the next token is drawn when that row is held.
 LOCK: Final = """WITH c AS (SELECT id FROM {s}.cache WHERE name = $1),
   put AS (INSERT INTO {s}.lock AS l (cache, key, token, until)
@@ -90,16 +94,18 @@ class StoreSteps:
         schema: Of the tables.
         name: Of the cache.
         max_ttl_s: No entry lives longer, in seconds.
+        entries_max: Of all caches of the schema, about so many entries.
     """
 
-    def __init__(self, schema: str, name: str, max_ttl_s: float) -> None:
+    def __init__(self, schema: str, name: str, max_ttl_s: float, entries_max: int = ENTRIES_MAX) -> None:
         quoted = f'"{schema}"'
         self._name = name.encode()
         self._max_ttl_s = max_ttl_s
+        self._entries_max = entries_max
         self._written = 0
         self._fetch, self._store, self._delete, self._sweep, self._lock, self._unlock, self._marks, self._extend = (
-            Statement(name, text.format(s=quoted))
-            for name, text in (
+            Statement(name, sql.format(s=quoted, rows=SWEEP_ROWS))
+            for name, sql in (
                 ("fetch", FETCH), ("store", STORE), ("delete", DELETE), ("sweep", SWEEP), ("lock", LOCK),
                 ("unlock", UNLOCK), ("marks", MARKS), ("extend", EXTEND),
             )
@@ -123,8 +129,8 @@ class StoreSteps:
             yield Ask(self._store, (self._name, array(newest), datas, lives))
         self._written += len(newest)
         if self._written >= SWEEP_EVERY:
-            self._written = 0
-            yield Ask(self._sweep, (max(SWEEP_ROWS, 2 * len(newest)),), proof=False)
+            written, self._written = self._written, 0
+            yield Ask(self._sweep, (2 * written, self._entries_max), proof=False)
 
     def delete(self, keys: tuple[str, ...]) -> Steps[None]:
         """Drop items."""
