@@ -158,9 +158,13 @@ def test_h11_without_its_synchronous_standby_nothing_is_acknowledged(
         engine.append((late,))
     engine.breaker.succeeded()
     engine.breaker.succeeded()
-    waiting = InThread(lambda: engine.append((late,)))
-    until(lambda: primary.sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))
-    with pytest.raises(UnavailableError):  # it was told as committed, with a warning
+    stuck = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    until(lambda: primary.sql(stuck) == [])  # who was given up does not keep its connection for ever
+    patient = engines(f"{primary.url}?timeout=1m")
+    waiting = InThread(lambda: patient.append((late,)))
+    until(lambda: primary.sql(stuck))
+    primary.sql(f"SELECT pg_cancel_backend(pid) FROM ({stuck}) AS waiting")
+    with pytest.raises(UnavailableError, match="no synchronous standby has acknowledged"):
         waiting.result(object)
     replica.start()
     until(lambda: primary.sql("SELECT sync_state FROM pg_stat_replication") == [("sync",)])

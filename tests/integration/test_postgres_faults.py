@@ -241,7 +241,9 @@ def test_h23_a_forked_child_has_connections_of_its_own(server: PostgresServer, e
         return heads
 
     busy = InThread(read)
+    mine = "SELECT pid FROM pg_stat_activity WHERE application_name = 'unstale'"
     for _ in range(3):
+        before = set(server.sql(mine))
         child = os.fork()
         if child == 0:
             code = 1
@@ -256,6 +258,7 @@ def test_h23_a_forked_child_has_connections_of_its_own(server: PostgresServer, e
                 os._exit(code)
         _pid, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == 0
+        assert before <= set(server.sql(mine)), "the child has ended none of our connections"
         engine.append((record("b"),))
     stop.set()
     assert busy.result(list)

@@ -160,12 +160,14 @@ class Link:
                     if wire is None or not self._again(wire, error):
                         raise
                 except BREAKS as error:
+                    if wire is not None and isinstance(error, TimeoutError):
+                        wire.abandon()
                     self._drop(wire)
                     if not kept or isinstance(error, TimeoutError) or self.closed:
                         raise self._home.lost(error) from error
                 except BaseException:  # interrupted: its answer may still come
                     if wire is not None:
-                        wire.close()
+                        wire.abandon()
                     raise
                 else:
                     self._give_back(wire)

@@ -113,12 +113,12 @@ class LoopLink:
             except BREAKS as error:
                 lane.drop()
                 if wire is not None:
-                    wire.close()
+                    wire.abandon()
                 if not kept or isinstance(error, TimeoutError) or self.closed:
                     raise self._home.lost(error) from error
             except BaseException:  # cancelled: its answer may still come
                 if wire is not None:
-                    wire.close()
+                    wire.abandon()
                 raise
             else:
                 self._give_back(lane, wire)

@@ -48,15 +48,17 @@ STORE: Final = """WITH c AS (SELECT id, set_config('synchronous_commit', 'off', 
     ON CONFLICT (cache, key) DO UPDATE SET until = excluded.until, data = excluded.data)
   SELECT true FROM c"""
 DELETE: Final = """DELETE FROM {s}.entry WHERE ctid = ANY(ARRAY(SELECT ctid FROM {s}.entry
-  WHERE cache = (SELECT id FROM {s}.cache WHERE name = $1) AND key = ANY($2::bytea[]) ORDER BY key FOR UPDATE))"""
+  WHERE cache = (SELECT id FROM {s}.cache WHERE name = $1 AND set_config('synchronous_commit', 'off', true) = 'off')
+  AND key = ANY($2::bytea[]) ORDER BY key FOR UPDATE))"""
 # The number of all entries is autovacuum's estimate: a count of ours would be a row for which all writers queue.
 SWEEP: Final = """WITH locks AS (DELETE FROM {s}.lock WHERE until < clock_timestamp() - interval '1 minute'),
-  crowd AS (SELECT reltuples > $2::float8 AS yes FROM pg_class WHERE oid = '{s}.entry'::regclass)
+  crowd AS (SELECT CASE WHEN set_config('synchronous_commit', 'off', true) = 'off' THEN reltuples > $2::float8 END
+    AS yes FROM pg_class WHERE oid = '{s}.entry'::regclass)
   DELETE FROM {s}.entry WHERE ctid = ANY(ARRAY(SELECT ctid FROM {s}.entry
     WHERE until <= CASE WHEN (SELECT yes FROM crowd) THEN 'infinity' ELSE clock_timestamp() END ORDER BY until
     LIMIT CASE WHEN (SELECT yes FROM crowd) THEN $1::bigint ELSE {rows} + $1 END FOR UPDATE SKIP LOCKED))"""
 # A lock that was given back leaves its row for a while, so that the next token is drawn when that row is held.
-LOCK: Final = """WITH c AS (SELECT id FROM {s}.cache WHERE name = $1),
+LOCK: Final = """WITH c AS (SELECT id, set_config('synchronous_commit', 'off', true) FROM {s}.cache WHERE name = $1),
   put AS (INSERT INTO {s}.lock AS l (cache, key, token, until)
     SELECT c.id, $2::bytea, nextval('{s}.token'), clock_timestamp() + $3::float8 * interval '1 second' FROM c
     WHERE NOT EXISTS (SELECT FROM {s}.lock h WHERE h.cache = c.id AND h.key = $2 AND h.until > clock_timestamp())

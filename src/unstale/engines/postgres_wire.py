@@ -7,15 +7,17 @@ socket, and whoever runs it, a thread or an event loop, waits for no longer than
 
 from __future__ import annotations
 
+import contextlib
 import select
 import struct
+import threading
 import time
 from collections.abc import Generator, Iterable, Sequence
 from typing import Final, TypeAlias
 
 import psycopg
 from psycopg import pq
-from psycopg.pq.abc import PGconn, PGresult
+from psycopg.pq.abc import PGcancelConn, PGconn, PGresult
 
 from unstale.engines.postgres_errors import ServerError
 
@@ -179,6 +181,23 @@ class Wire:
         self.forget_notices()
         return heard
 
+    def abandon(self) -> None:
+        """Close it, with an answer still on its way, and ask the server to give up what it does.
+
+        It gives up by itself what takes too long, but not a commit that waits for a synchronous standby: 1. the standby
+        is out 2. each append waits, and is given up by us 3. their sessions wait on, until there is room for no other.
+        """
+        cancel = getattr(self._pgconn, "cancel_conn", None)
+        try:
+            if cancel is not None and psycopg.capabilities.has_cancel_safe():
+                asked = cancel()
+                threading.Thread(
+                    target=_cancel, args=(asked, self._timeout_s), name="unstale: cancel", daemon=True
+                ).start()
+        except (RuntimeError, *BREAKS):  # no more threads, or the connection is none
+            pass
+        self.close()
+
     def close(self) -> None:
         """Close it; never in a forked child, where it is the parent's."""
         self.used = False
@@ -191,6 +210,16 @@ class ConnectError(psycopg.OperationalError):
     def __init__(self, pgconn: PGconn) -> None:
         super().__init__(" ".join(pgconn.get_error_message().split()) or "no connection")
         self.password = bool(pgconn.used_password or pgconn.needs_password)
+
+
+def _cancel(asked: PGcancelConn, timeout_s: float) -> None:
+    """Ask the server to give up a statement."""
+    until = time.monotonic() + timeout_s
+    with contextlib.suppress(*BREAKS):
+        asked.start()
+        while (state := asked.poll()) not in {pq.PollingStatus.OK, pq.PollingStatus.FAILED}:
+            _wait(asked.socket, until, write=state == pq.PollingStatus.WRITING)
+    asked.finish()
 
 
 def _wait(socket: int, until: float, *, write: bool) -> None:
