@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 import secrets
+import signal
 import sys
 from typing import Any
 
+from unstale.core.ops import Fetched, Item
 from unstale.core.record import Record
 from unstale.engines.postgres import PostgresEngine
 from unstale.engines.postgres_url import parse_url
@@ -36,9 +39,35 @@ def append(engine: PostgresEngine, count: int) -> None:
     tell("done")
 
 
+def interrupted(_signal: int, _frame: object) -> None:
+    """Interrupt a call."""
+    raise KeyboardInterrupt
+
+
+def read(engine: PostgresEngine, times: int) -> None:
+    """Read entries all the time, and be interrupted so often; tell what was found under a key that it does not say."""
+    keys = [f"k{number}" for number in range(10)]
+    engine.store(tuple(Item(key, key.encode(), 600.0) for key in keys))
+    signal.signal(signal.SIGALRM, interrupted)
+    chance, count = random.Random(1), 0
+    wrong: list[str] = []
+    tell("ready")
+    while count < times:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.002))
+            for key in keys * 100:
+                (found,) = engine.fetch((key,))
+                if not isinstance(found, Fetched) or found.data != key.encode():
+                    wrong.append(key)
+        except KeyboardInterrupt:
+            count += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    tell(wrong)
+
+
 def main(role: str, url: str, name: str, *rest: str) -> None:
     """Play a role."""
-    roles: dict[str, Any] = {"append": append}
+    roles: dict[str, Any] = {"append": append, "read": read}
     engine = PostgresEngine(parse_url(url), name=name)
     roles[role](engine, *map(int, rest))
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -321,27 +320,11 @@ def test_h27_entries_are_bounded_by_number(server: PostgresServer, engines: Engi
     assert last is not None
 
 
-def interrupted(signal_number: int, _frame: object) -> None:
-    """Interrupt a call."""
-    raise KeyboardInterrupt(signal_number)
-
-
-def test_h24_an_interrupted_call_leaves_no_answer_behind(server: PostgresServer, engines: Engines) -> None:
+def test_h24_an_interrupted_call_leaves_no_answer_behind(server: PostgresServer) -> None:
     """After a Ctrl-C in the middle of calls, no later call is given the answer of another."""
-    engine = engines(server.url)
-    engine.store(tuple(Item(f"k{number}", f"{number}".encode(), 60.0) for number in range(10)))
-    before = signal.signal(signal.SIGALRM, interrupted)
+    process = Process(ROLES, "read", server.url, "crowd", 30)
     try:
-        chance, count = random.Random(1), 0
-        while count < 30:
-            signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.002))
-            try:
-                for number in range(1000):
-                    (found,) = engine.fetch((f"k{number % 10}",))
-                    assert found is not None
-                    assert found.data == f"{number % 10}".encode()
-            except KeyboardInterrupt:
-                count += 1
+        assert process.hear() == "ready"
+        assert process.hear() == []
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        process.end()
