@@ -130,7 +130,7 @@ def test_rights_are_asked_for() -> None:
             cache.invalidate("a:1")
             assert found(server.url) == {}
             denied = found(app_url)
-            assert set(denied) == {"permissions"}
+            assert set(denied) == {"permissions", "cache"}  # marks are dated by TIME: nothing can be told of them
             assert denied["permissions"]["text"] == "'app' lacks +time +wait"
             mend(denied["permissions"])
             assert found(app_url) == {}
