@@ -11,7 +11,7 @@ from unstale.core.about import describe
 from unstale.core.codec import Codec, codec_for
 from unstale.core.keys import Template
 from unstale.core.policy import Consistency, Policy
-from unstale.core.served import Served, Want
+from unstale.core.served import Served, Want, stored_key
 from unstale.errors import KeyTemplateError, UsageError, ValueTypeError
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class Plan:
             scopes = tuple(scope for scope in scopes if scope != key)
         return Want(
             key=key,
+            stored_key=stored_key(self.codec.shape, key),
             scopes=scopes,
             policy=self.policy,
             codec=self.codec,

@@ -20,7 +20,7 @@ from unstale.core.keys import check_key, check_scope, check_version
 from unstale.core.node import Node
 from unstale.core.policy import Consistency, Policy, check_policy
 from unstale.core.record import EVERYTHING, Record, Stamp, Version
-from unstale.core.served import Want
+from unstale.core.served import Want, stored_key
 from unstale.core.write import Receipt
 from unstale.errors import PolicyError, ScopeError, TicketError, UsageError, ValueTypeError
 
@@ -61,11 +61,13 @@ def want_of(  # noqa: PLR0913 - keyword-only settings with defaults
     key = check_key(key)
     scopes = dict.fromkeys((*namespaces_of(key), *map(check_scope, tuple_of(tags, "tags"))))
     scopes.pop(key, None)
+    codec = GivenCodec(codec_of(type), type, source, key)
     return Want(
         key=key,
+        stored_key=stored_key(codec.shape, key),
         scopes=tuple(scopes),
         policy=kept,
-        codec=GivenCodec(codec_of(type), type, source, key),
+        codec=codec,
         bound_s=cache.bound_of(kept, consistency),
         consistency=consistency,
         after=None if after is None else ticket_of(after),

@@ -12,7 +12,7 @@ from unstale.core.ops import Op
 from unstale.core.policy import Policy
 from unstale.core.publish import LIMIT
 from unstale.core.record import Record
-from unstale.core.served import Served, Want
+from unstale.core.served import Served, Want, stored_key
 from unstale.core.tail import Drained, pulse, tail
 from unstale.engines.memory import MemoryServer
 from unstale.testing.world import Process, Server, World
@@ -64,7 +64,10 @@ class Stage:
 
         policy = Policy(ttl=ttl, jitter=0)
         bound_s = process.node.bound_s
-        want = Want(key="k:1", scopes=("k",), policy=policy, codec=CODEC, bound_s=bound_s, call=load, **how)
+        want = Want(
+            key="k:1", stored_key=stored_key(CODEC.shape, "k:1"), scopes=("k",), policy=policy, codec=CODEC,
+            bound_s=bound_s, call=load, **how,
+        )  # fmt: skip
         task = self.world.spawn(process, read_served(process.node, want), "read")
         self.wait(1.0)
         assert task.done

@@ -12,7 +12,7 @@ from unstale.core.node import Node
 from unstale.core.ops import Flow, Op
 from unstale.core.policy import Policy
 from unstale.core.record import Record, Stamp
-from unstale.core.served import Want
+from unstale.core.served import Want, stored_key
 from unstale.core.tail import follow, join
 from unstale.drivers import call_engine
 from unstale.engines.memory import MemoryEngine, MemoryServer
@@ -155,7 +155,8 @@ class Bench:
         reading: dict[str, Any] = {name: how.pop(name) for name in tuple(how) if name in Want.__struct_fields__}
         for name, value in {"scopes": (), "codec": CODEC, "bound_s": 2.0}.items():
             reading.setdefault(name, value)
-        return Want(key=key, policy=Policy(**{"ttl": 60, "jitter": 0} | how), call=call, **reading)
+        stored = stored_key(reading["codec"].shape, key)
+        return Want(key=key, stored_key=stored, policy=Policy(**{"ttl": 60, "jitter": 0} | how), call=call, **reading)
 
     def perform(self, op: Op[Any]) -> Any:
         """Carry out an op."""

@@ -16,7 +16,8 @@ from unstale.core.explain import explain
 from unstale.core.fill import lowered
 from unstale.core.node import Node
 from unstale.core.read import read, refresh
-from unstale.core.record import Stamp
+from unstale.core.record import Record, Stamp
+from unstale.core.write import write
 from unstale.errors import UnavailableError, UnprovenError
 
 KEY = "k:1"
@@ -45,6 +46,24 @@ def late(bench: Bench) -> Node:
     node = bench.node()
     assert node.marks.floor == 3
     return node
+
+
+@pytest.mark.parametrize("grace", [0, 5])
+@pytest.mark.parametrize("source", ["load", "store", "write"])
+def test_moments_that_are_equal_are_one_number(bench: Bench, source: str, grace: int) -> None:
+    """An entry keeps one number for its deadline, the end of its life and that of its grace, where they are equal."""
+    node = bench.node()
+    if source == "store":
+        stored(bench, 0, kept_s=float(grace))
+    want = bench.want(KEY, lambda: "new", scopes=("k",), grace=grace)
+    if source == "write":
+        bench.run(write(node, want, lambda: "new", Record(bench.new_id(), (KEY,))))
+    else:
+        assert bench.run(read(node, want)).source == source
+    cell = node.table.cells[KEY]
+    assert cell.deadline is cell.fresh_until
+    assert (cell.until is cell.fresh_until) == (grace == 0)
+    assert cell.until == cell.fresh_until + grace
 
 
 # What the store has -------------------------------------------------------------------------------------------------

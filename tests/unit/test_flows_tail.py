@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from tests.support.scripted import Bench
 from unstale.core import ops
 from unstale.core.node import Node, Progress
 from unstale.core.ops import Batch, Identity
+from unstale.core.publish import publish
 from unstale.core.read import reach, read
 from unstale.core.record import Logged, Record, Stamp
 from unstale.core.tail import Drained, beat, extend_marks, follow, join, pulse, tail
@@ -222,6 +224,22 @@ def test_h33_marks_written_for_a_generation_that_is_over() -> None:
         node.reset(Identity("g2", 0, ""), bench.now)
         script.end()
         assert node.extended == 0
+
+
+def test_the_tail_gives_way_to_a_node_that_publishes(bench: Bench) -> None:
+    """Who has just published, and applied, a record polls a moment later, unless somebody waits to see it applied."""
+    node = bench.node()
+
+    def first() -> type[ops.Op[Any]] | type[None]:
+        return type(bench.script(tail(node, lambda: False)).op)
+
+    assert first() is ops.Poll
+    bench.run(publish(node, Record("r1", ("a",))))
+    assert first() is ops.Sleep
+    bench.now += 1
+    assert first() is ops.Poll
+    bench.run(publish(node, Record("r2", ("a",), ack=True)))
+    assert first() is ops.Poll
 
 
 # Pulses -------------------------------------------------------------------------------------------------------------

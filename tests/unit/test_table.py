@@ -161,13 +161,12 @@ def test_a_refreshed_entry_that_has_grown_may_be_the_first_to_go() -> None:
     assert (list(table.cells), table.bytes, table.dependents, table.evicted) == (["b"], 5, {}, 1)
 
 
-def test_moments_that_are_equal_are_one_number() -> None:
-    """An entry keeps one number for its deadline, the end of its life and that of its grace, where they are equal."""
-    end = [float(text) for text in ("7.5", "7.5", "7.5")]
-    same = Cell("k", "s", (), 1, position=1, deadline=end[0], fresh_until=end[1], until=end[2], size=1)
-    assert same.deadline is same.fresh_until is same.until
-    early = Cell("k", "s", (), 1, position=1, deadline=6.5, fresh_until=end[1], until=end[2], size=1)
-    assert early.until is early.fresh_until is not early.deadline
+def test_an_entry_is_shown_without_its_neighbours() -> None:
+    """What a debugger prints of one entry is not the whole queue."""
+    table = Table()
+    for number in range(5000):
+        table.put(cell(f"k{number}"))
+    assert repr(table.cells["k7"]) == "Cell('k7')"
 
 
 def test_a_name_for_each_of_1_and_true() -> None:

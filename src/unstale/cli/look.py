@@ -21,7 +21,7 @@ from unstale.core.keys import check_key
 from unstale.core.node import Node
 from unstale.core.ops import Batch, Fetched, Identity, MarksReply, Members
 from unstale.core.policy import Policy
-from unstale.core.served import Want
+from unstale.core.served import Want, stored_key
 from unstale.drivers import run
 from unstale.engines.connect import connect
 from unstale.engines.ports import Ports
@@ -190,7 +190,8 @@ def _explanation(look: Look, key: str, shape: str) -> Explanation:
         lock=threading.Lock(),
         max_ttl_s=MAX_TTL_S,
     )
-    want = Want(key=key, scopes=(), policy=Policy(), codec=Shape(shape), bound_s=node.bound_s)
+    stored = stored_key(shape, key)
+    want = Want(key=key, stored_key=stored, scopes=(), policy=Policy(), codec=Shape(shape), bound_s=node.bound_s)
     return run(explain(node, want), Ports(cast("Any", look), cast("Any", look)))
 
 

@@ -16,9 +16,9 @@ from unstale.core.ops import Batch, Fetched, Identity, MarksReply, Member, Membe
 from unstale.core.record import Logged, Record, decode_record
 from unstale.engines.redis_calls import Call, Command
 from unstale.engines.redis_link import Link
-from unstale.engines.redis_log import Told
 from unstale.engines.redis_marks import decode_marks, first_covered
 from unstale.engines.redis_places import Places
+from unstale.engines.redis_polls import Told, decode_told
 from unstale.engines.redis_store import MS, Names, StoreSteps
 from unstale.engines.redis_url import RedisUrl
 from unstale.engines.seal import LENGTH, SIGNED, Seal
@@ -27,8 +27,6 @@ from unstale.errors import EngineError, UnavailableError
 LISTEN_MAX_S: Final = 10.0
 LISTEN_EVERY_S: Final = 0.05
 FIELDS: Final = (b"gen", b"pos", b"id", b"server", b"start", b"evicted", b"bound", b"life", b"replicas", b"lives")
-
-_decode_told = msgspec.msgpack.Decoder(Told).decode
 
 
 class Meta(msgspec.Struct, frozen=True):
@@ -221,11 +219,9 @@ def _members(flat: list[bytes]) -> dict[str, tuple[bytes, Told]]:
     """Read the members' hash: by node, what it said last, as bytes and as what they say."""
     found: dict[str, tuple[bytes, Told]] = {}
     for field, data in zip(flat[::2], flat[1::2], strict=True):
-        if field.startswith(b"n"):
-            try:
-                found[field[1:].decode()] = (data, _decode_told(data))
-            except (msgspec.MsgspecError, UnicodeDecodeError):  # no member has written that
-                continue
+        told = decode_told(data) if field.startswith(b"n") else None
+        if told is not None:
+            found[field[1:].decode(errors="replace")] = (data, told)
     return found
 
 

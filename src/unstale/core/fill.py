@@ -51,10 +51,11 @@ def settle(
         served.why = "loaded, not kept: " + ("skipped" if frame.skipped else "no stamp" if stamp is None else "no life")
         return served, None
     data = encode_failure(value) if failed else want.codec.encode(value)
+    fresh_until = begun + life_s
     cell = Cell(
         want.key, want.codec.shape, scopes, data if want.policy.copy and not failed else value,
-        position=stamp.position, fresh_until=begun + life_s, until=begun + life_s + kept_s,
-        deadline=early_deadline(node, want, begun + life_s, cost_s), size=CELL_BYTES + len(data),
+        position=stamp.position, deadline=early_deadline(node, want, fresh_until, cost_s), fresh_until=fresh_until,
+        until=fresh_until + kept_s if kept_s else fresh_until, size=CELL_BYTES + len(data),
         version=version, failed=failed,
     )  # fmt: skip
     with node.lock:

@@ -24,7 +24,7 @@ from unstale.core.entry import Entry
 from unstale.core.fill import send, settle
 from unstale.core.flights import Flight
 from unstale.core.look import covers, look_l1, proves
-from unstale.core.marks import Verdict
+from unstale.core.marks import DEAD
 from unstale.core.ops import Load, Sleep, Spawn, Wait
 from unstale.core.origin import Origin
 from unstale.core.served import Served, Want
@@ -131,7 +131,7 @@ def _board(node: Node, want: Want, frame: Frame | None) -> Flight | None:
     if (
         flight.stamp is not None
         and node.generation == flight.stamp.generation
-        and node.marks.judge((want.key, *want.scopes), flight.stamp.position, want.key, None) is Verdict.DEAD
+        and node.marks.judge((want.key, *want.scopes), flight.stamp.position, want.key, None) is DEAD
     ):
         del node.flights[want.stored_key]  # its result is of no use to whoever comes now (H5): let it land alone
         return None

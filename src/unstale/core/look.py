@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from unstale.core.entry import FAILURE, Entry, class_name, decode_entry, decode_failure
-from unstale.core.marks import Verdict, judge
+from unstale.core.marks import DEAD, SOFT, Verdict, judge
 from unstale.core.ops import Fetched, ReadMarks
 from unstale.core.record import EVERYTHING, Stamp
 from unstale.core.served import Served, Want
@@ -49,9 +49,7 @@ def covers(want: Want, scopes: tuple[str, ...]) -> bool:
     return scopes is want.scopes or want.scopes == scopes or {*scopes, want.key}.issuperset(want.scopes)
 
 
-def serve(
-    node: Node, want: Want, cell: Cell, generation: str, *, source: str, proven: float | None, why: str
-) -> Served:
+def serve(node: Node, want: Want, cell: Cell, stamp: Stamp, *, source: str, proven: float | None, why: str) -> Served:
     """Give what a reader gets of an entry."""
     value = cell.value
     if want.policy.copy and not cell.failed:
@@ -60,7 +58,7 @@ def serve(
         value=value,
         failed=cell.failed,
         source=source,
-        stamp=Stamp(generation, cell.position),
+        stamp=stamp,
         scopes=(cell.key, *cell.scopes),
         proven=proven,
         stale=cell.soft or node.clock() >= cell.fresh_until,
@@ -80,20 +78,21 @@ async def look_l1(node: Node, want: Want, arrived: float) -> Served | None:
     if cell is None:
         return None
     if proven:
-        return serve(node, want, cell, generation, source="l1", proven=node.lease.proven, why="resident")
+        stamp = Stamp(generation, cell.position)
+        return serve(node, want, cell, stamp, source="l1", proven=node.lease.proven, why="resident")
     if not want.policy.revalidate:
         return None
     entry = Entry(cell.key, Stamp(generation, cell.position), cell.scopes, b"", version=cell.version)
     asked = node.clock()
     verdict, _raised = await ask_marks(node, entry, lapsed=True)
-    if verdict is None or verdict is Verdict.DEAD:
+    if verdict is None or verdict is DEAD:
         return None
     with node.lock:
         if node.generation != generation or node.table.cells.get(want.key) is not cell:
             return None
-        if verdict is Verdict.SOFT and not cell.soft:
+        if verdict is SOFT and not cell.soft:
             node.table.soften(cell, asked)
-    return serve(node, want, cell, generation, source="l1", proven=asked, why="revalidated")
+    return serve(node, want, cell, entry.stamp, source="l1", proven=asked, why="revalidated")
 
 
 class Unjudged(NamedTuple):
@@ -137,7 +136,7 @@ def judge_stored(
         return None
     with node.lock:
         verdict = node.judge(entry)
-        if verdict is Verdict.DEAD:
+        if verdict is DEAD:
             return None
         lapsed = not proves(node, want, arrived)
         proven = node.lease.proven
@@ -145,7 +144,7 @@ def judge_stored(
             return Unjudged(entry, cell, lapsed, proven) if want.policy.revalidate or not lapsed else None
         if not _keep(node, entry, cell, verdict):
             return None
-    return serve(node, want, cell, entry.stamp.generation, source="store", proven=proven, why="judged by local marks")
+    return serve(node, want, cell, entry.stamp, source="store", proven=proven, why="judged by local marks")
 
 
 async def judge_by_store(node: Node, want: Want, unjudged: Unjudged) -> Served | None:
@@ -153,7 +152,7 @@ async def judge_by_store(node: Node, want: Want, unjudged: Unjudged) -> Served |
     entry, cell, lapsed, proven = unjudged
     proven = node.clock() if lapsed else proven
     verdict, raised = await ask_marks(node, entry, lapsed=lapsed)
-    if verdict is None or verdict is Verdict.DEAD:
+    if verdict is None or verdict is DEAD:
         return None
     cell.position = raised
     with node.lock:
@@ -163,15 +162,15 @@ async def judge_by_store(node: Node, want: Want, unjudged: Unjudged) -> Served |
         local = node.marks.judge((entry.key, *entry.scopes), entry.stamp.position, entry.key, entry.version)
         if not _keep(node, entry, cell, max(local, verdict)):
             return None
-    generation = entry.stamp.generation
-    return serve(node, want, cell, generation, source="store", proven=proven, why="judged by the store's marks")
+    stamp = Stamp(entry.stamp.generation, cell.position)
+    return serve(node, want, cell, stamp, source="store", proven=proven, why="judged by the store's marks")
 
 
 def _keep(node: Node, entry: Entry, cell: Cell, verdict: Verdict) -> bool:
     """Take a judged entry into L1, under the lock; False for what may not be served."""
-    if verdict is Verdict.DEAD:
+    if verdict is DEAD:
         return False
-    if verdict is Verdict.SOFT:
+    if verdict is SOFT:
         softened = node.softened_at(entry)
         if softened is None:
             return False  # its grace began before this node can tell
@@ -204,7 +203,7 @@ async def ask_marks(node: Node, entry: Entry, *, lapsed: bool) -> tuple[Verdict 
         node.trouble("marks", error)
         return None, before
     if reply.identity.generation != entry.stamp.generation:
-        return Verdict.DEAD, before
+        return DEAD, before
     if lapsed and not (reply.identity.proven and reply.upto >= reply.identity.head):
         return None, before  # an isolated old leader would answer just as well (H11)
     if reply.start > entry.stamp.position + 1 or reply.upto < before:
@@ -232,20 +231,20 @@ def materialize(node: Node, want: Want, entry: Entry, remaining_s: float, asked:
             value = entry.data if want.policy.copy else value
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
         return None
-    remaining_s = min(remaining_s, node.max_ttl_s)
-    fresh_until = asked + remaining_s - entry.kept_s
+    until = asked + min(remaining_s, node.max_ttl_s)
+    fresh_until = until - entry.kept_s if entry.kept_s else until
     return Cell(
         entry.key,
         want.codec.shape,
         scopes,
         value,
-        position=entry.stamp.position,
-        deadline=early_deadline(node, want, fresh_until, entry.cost_s) if want.policy.early else fresh_until,
-        fresh_until=fresh_until,
-        until=asked + remaining_s,
-        size=CELL_BYTES + len(entry.data),
-        version=entry.version,
-        failed=entry.kind == FAILURE,
+        entry.stamp.position,
+        early_deadline(node, want, fresh_until, entry.cost_s) if want.policy.early else fresh_until,
+        fresh_until,
+        until,
+        CELL_BYTES + len(entry.data),
+        entry.version,
+        entry.kind == FAILURE,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from enum import Enum
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unstale.core.about import Profile
 from unstale.core.entry import Entry
 from unstale.core.lease import DRIFT, Lease
-from unstale.core.marks import MARKS_MAX, Marks, Verdict, full, judge
+from unstale.core.marks import DEAD, FRESH, MARKS_MAX, SOFT, Marks, Verdict, full, judge
 from unstale.core.ops import Batch, Identity, Member
 from unstale.core.record import EVERYTHING, Logged, Record, Stamp, Version
 from unstale.core.signal import Signal
@@ -127,8 +127,9 @@ class Node:
         self.intents: dict[str, list[Intent]] = {}
         self.extended = 0
         self.pulse_at = float("-inf")  # when the latest pulse was applied
+        self.published_at = float("-inf")  # when this node has published last
         self.poll_wait_s = max_staleness_s * POLL_SHARE
-        self.counts: Counter[str] = Counter()
+        self.counts: defaultdict[str, int] = defaultdict(int)
         self.on_trouble: Callable[[str, BaseException], None] = lambda _what, _error: None
         self._history: deque[tuple[float, int]] = deque(maxlen=HISTORY_MAX)
         self._history_step_s = HISTORY_STEP_S
@@ -164,13 +165,13 @@ class Node:
         return (
             stamp.generation == self.generation
             and stamp.position >= self.marks.floor
-            and self.marks.judge((key, *scopes), stamp.position, key, version) is Verdict.FRESH
+            and self.marks.judge((key, *scopes), stamp.position, key, version) is FRESH
         )
 
     def judge(self, entry: Entry) -> Verdict | None:
         """Judge a stored entry, under the lock, by what this node knows; None when that does not reach so far back."""
         if entry.stamp.generation != self.generation:
-            return Verdict.DEAD  # another generation is a miss in every tier (H10, H12)
+            return DEAD  # another generation is a miss in every tier (H10, H12)
         if entry.stamp.position < self.marks.floor:
             return None
         key = entry.key
@@ -347,10 +348,10 @@ class Node:
     def _rejudge(self, cell: Cell) -> None:
         """Judge a resident entry again, after a record that need not end it: a soft one, or one with a version."""
         verdict = self.marks.judge((cell.key, *cell.scopes), cell.position, cell.key, cell.version)
-        if verdict is Verdict.DEAD:
+        if verdict is DEAD:
             self.table.drop(cell)
             self.counts["ended"] += 1
-        elif verdict is Verdict.SOFT and not cell.soft:
+        elif verdict is SOFT and not cell.soft:
             self.table.soften(cell, self.clock())
 
     # Waiting for a position -----------------------------------------------------------------------------------

@@ -59,6 +59,7 @@ async def publish(node: Node, record: Record) -> Stamp:
     first = appended.records[0]
     with node.lock:
         asked, asked_id = Stamp(node.generation or "", node.applied), node.applied_id
+        node.published_at = node.clock()
     if asked.generation == stamp.generation and asked.position >= stamp.position:
         return stamp  # the tail was quicker than the reply
     # Most often it is the very next record, and there is nothing to fetch. This reply renewed no membership: no lease.

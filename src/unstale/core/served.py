@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from unstale.core.table import Cell
 
 
+def stored_key(shape: str, key: str) -> str:
+    """Give the key in the store: the shape of the value's type stands before it, so no deploy reads another's bytes."""
+    return f"{shape}|{key}"
+
+
 class Want(msgspec.Struct, kw_only=True, eq=False):
     """One read of one key.
 
@@ -31,7 +36,7 @@ class Want(msgspec.Struct, kw_only=True, eq=False):
         refreshing: A refresh in the background, of which one in the cluster is enough.
         store_failed: The store failed during this read.
         has_stale: The reader has something stale to fall back on when the load is slow.
-        stored_key: The key in the store; it makes that itself.
+        stored_key: The key in the store, by `stored_key`.
     """
 
     key: str
@@ -47,11 +52,7 @@ class Want(msgspec.Struct, kw_only=True, eq=False):
     refreshing: bool = False
     store_failed: bool = False
     has_stale: bool = False
-    stored_key: str = ""
-
-    def __post_init__(self) -> None:
-        """Make the key in the store: the type's shape stands before it, so that no deploy reads another's bytes."""
-        self.stored_key = f"{self.codec.shape}|{self.key}"
+    stored_key: str
 
     def again(self) -> Want:
         """Give the same read as a refresh in the background."""

@@ -19,11 +19,12 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+import msgspec
+
 from unstale.core.record import EVERYTHING, Version
 
 ENTRIES_MAX = 100_000
 BYTES_MAX = 256 * 1024 * 1024
-NO_ALIASES: dict[Any, Any] = {}
 GHOSTS_SHARE = 2  # half as many as there are entries are remembered: more cost memory, and gained nothing on the traces
 GHOSTS_STEP = 32  # of the entries, the share that the oldest of those remembered are forgotten by at a time
 SMALL_SHARE = 5  # the small queue has a fifth of the entries: with the tenth of the paper it lost to LRU on one trace
@@ -78,8 +79,17 @@ class Queue:
         self.count -= 1
 
 
-class Cell:
+class NoAliases(dict[Any, Any]):
+    """Where an entry stands under no name: one for all of them, and always empty."""
+
+
+NO_ALIASES = NoAliases()
+
+
+class Cell(msgspec.Struct, eq=False):
     """One resident entry.
+
+    The three moments are mostly one: whoever makes an entry gives one number for those that are equal.
 
     Attributes:
         key: The key, which is also the scope of its own.
@@ -99,46 +109,29 @@ class Cell:
         alias: The argument under which a cached function finds it in its own `aliases`, and the type of it.
     """
 
-    __slots__ = (
-        "alias", "aliases", "deadline", "failed", "fresh_until", "key", "kind", "newer", "older", "position", "queue",
-        "scopes", "shape", "size", "soft", "until", "value", "version", "visited",
-    )  # fmt: skip
+    key: str
+    shape: str
+    scopes: tuple[str, ...]
+    value: Any
+    position: int
+    deadline: float
+    fresh_until: float
+    until: float
+    size: int
+    version: Version | None = None
+    failed: bool = False
+    soft: bool = False
+    visited: bool = False
+    newer: Cell | None = None
+    older: Cell | None = None
+    queue: Queue | None = None
+    aliases: dict[Any, Cell] = NO_ALIASES
+    alias: Any = None
+    kind: Any = None
 
-    def __init__(  # noqa: PLR0913 - one argument an attribute
-        self,
-        key: str,
-        shape: str,
-        scopes: tuple[str, ...],
-        value: Any,
-        *,
-        position: int,
-        deadline: float,
-        fresh_until: float,
-        until: float,
-        size: int,
-        version: Version | None = None,
-        failed: bool = False,
-        soft: bool = False,
-    ) -> None:
-        self.key = key
-        self.shape = shape
-        self.scopes = scopes
-        self.value = value
-        self.position = position
-        self.deadline = deadline  # three moments that are mostly one: equal numbers are kept once
-        self.fresh_until = deadline if fresh_until == deadline else fresh_until
-        self.until = self.fresh_until if until == fresh_until else until
-        self.size = size
-        self.version = version
-        self.failed = failed
-        self.soft = soft
-        self.visited = False
-        self.newer: Cell | None = None
-        self.older: Cell | None = None
-        self.queue: Queue | None = None
-        self.aliases: dict[Any, Cell] = NO_ALIASES
-        self.alias: Any = None
-        self.kind: Any = None
+    def __repr__(self) -> str:
+        """Name it: all its neighbours in the queue are not meant."""
+        return f"Cell({self.key!r})"
 
 
 class Table:

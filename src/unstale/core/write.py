@@ -156,9 +156,10 @@ async def write(node: Node, want: Want, writer: Callable[[], object | Awaitable[
         # another generation, whose records before it we have not judged.
         return served
     data = want.codec.encode(value)
+    fresh_until = began + life_s
     cell = Cell(
         want.key, want.codec.shape, scopes, data if want.policy.copy else value, position=stamp.position,
-        deadline=began + life_s, fresh_until=began + life_s, until=began + life_s + kept_s,
+        deadline=fresh_until, fresh_until=fresh_until, until=fresh_until + kept_s if kept_s else fresh_until,
         size=CELL_BYTES + len(data), version=version,
     )  # fmt: skip
     with node.lock:

@@ -22,7 +22,8 @@ from unstale.engines.breaker import Breakers
 from unstale.engines.linger import Linger, LoopLinger
 from unstale.engines.memory import RECORDS_MAX
 from unstale.engines.ports import Guarantees
-from unstale.engines.redis_link import Link
+from unstale.engines.redis_errors import ErrorReply
+from unstale.engines.redis_link import BREAKS, Link
 from unstale.engines.redis_log import LogSteps
 from unstale.engines.redis_loop import LoopLink
 from unstale.engines.redis_places import Places
@@ -183,10 +184,16 @@ class RedisEngine:
     async def afetch(self, keys: tuple[str, ...]) -> tuple[Fetched | EngineError | None, ...]:
         """See `StorePort.fetch`."""
         if len(keys) == 1:
-            name, wire = self._store_steps.name_and_wire(keys[0])
-            replies = await self._loops.ask_at_hand(wire, 2)
-            if replies is not None:
-                return (self._store_steps.found(name, *replies),)
+            stream = self._loops.at_hand()
+            if stream is not None:
+                name, wire = self._store_steps.name_and_wire(keys[0])
+                try:
+                    replies = await stream.ask(wire, 2)
+                except BREAKS as error:
+                    self._loops.note(error)
+                else:
+                    if ErrorReply not in map(type, replies):
+                        return (self._store_steps.found(name, *replies),)
         return await self._loops.run(self._store_steps.fetch(keys))
 
     async def astore(self, items: tuple[Item, ...]) -> None:

@@ -38,7 +38,7 @@ class Wire:
         timeout_s: What an answer may take, in seconds.
     """
 
-    __slots__ = ("_connection", "_kernel", "_reader", "_socket", "_timeout_s", "used")
+    __slots__ = ("_connection", "_kernel", "_limit_s", "_reader", "_socket", "_timeout_s", "used")
 
     def __init__(self, connection: Connection, timeout_s: float) -> None:
         connection.connect()  # type: ignore[no-untyped-call]
@@ -55,6 +55,7 @@ class Wire:
             sock.settimeout(None)
             self._limit(socket.SO_SNDTIMEO, timeout_s)
             self._limit(socket.SO_RCVTIMEO, timeout_s)
+        self._limit_s = timeout_s  # what the next answer may take
         self.used = False
 
     def _limit(self, option: int, seconds: float) -> None:
@@ -68,8 +69,10 @@ class Wire:
     def ask(self, data: bytes, count: int, wait_s: float) -> list[Any]:
         """Send bytes, and give so many replies."""
         sock, reader = self._socket, self._reader
-        if wait_s:
-            self._limit(socket.SO_RCVTIMEO, self._timeout_s + wait_s)
+        limit_s = self._timeout_s + wait_s
+        if limit_s != self._limit_s:  # most often it has answered the same before: that is a system call less
+            self._limit(socket.SO_RCVTIMEO, limit_s)
+            self._limit_s = limit_s
         replies: list[Any] = []
         try:
             sock.sendall(data)
@@ -82,8 +85,6 @@ class Wire:
                     replies.append(reply)
         except BlockingIOError as error:  # so the kernel says that the time is over
             raise TimeoutError("timed out") from error
-        if wait_s:
-            self._limit(socket.SO_RCVTIMEO, self._timeout_s)
         self.used = True
         return replies
 

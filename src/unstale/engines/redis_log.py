@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, TypeAlias
-
-import msgspec
+from typing import Any, Final
 
 from unstale.core.ops import Appended, Batch, Identity, MarksReply, Member, Members
 from unstale.core.record import Logged, Record, decode_record, encode_record
@@ -14,31 +12,17 @@ from unstale.engines.memory import MEMBER_LIFE
 from unstale.engines.redis_calls import Call, Command, Steps
 from unstale.engines.redis_lua import Script
 from unstale.engines.redis_marks import decode_marks, version_text
+from unstale.engines.redis_polls import NOWHERE, Told, decode_told, encode_told, led_to
 from unstale.engines.redis_store import MS, Names, script_call
 from unstale.engines.redis_url import RedisUrl
 from unstale.engines.seal import Seal
 from unstale.errors import UnavailableError
 
-# The latest poll that ended at the head: its member, generation and position, and its answer.
-AtHead: TypeAlias = tuple[tuple[str, str, int], Batch | None]
-NOWHERE: Final[AtHead] = (("", "", -1), None)
+SCRIPT_RECORDS: Final = 100  # that one script appends: beyond that each costs the server more
 WAIT_SHARE: Final = 0.5  # of the time for an answer, that replicas have to acknowledge
 TICK_S: Final = 0.1  # an idle server sees only so often (hz 10) that a wait is over: a lease must not lapse by that
 SWEEP_S: Final = 30.0  # so often a node looks for members that have died
 ABOUT_S: Final = 3600.0  # what a member tells about itself lives so long, and is told again after half of that
-
-
-class Told(msgspec.Struct, array_like=True):
-    """What a member tells of itself; `beat` is another one each time."""
-
-    beat: str
-    generation: str
-    applied: int
-    bound_s: float
-
-
-_encode_told = msgspec.msgpack.Encoder().encode
-_decode_told = msgspec.msgpack.Decoder(Told).decode
 
 
 class LogSteps:
@@ -106,7 +90,30 @@ class LogSteps:
         return Identity(generation.decode(), head, head_id.decode(), proven, pulsed=bool(quorum))
 
     def append(self, records: tuple[Record, ...]) -> Steps[Appended]:
-        """Append records by one script, acknowledged by the quorum if there is one."""
+        """Append records by one script, or many by several of one write; acknowledged by the quorum if there is one."""
+        quorum = yield from self._quorum()
+        starts = range(0, max(1, len(records)), SCRIPT_RECORDS)  # nothing is appended, and answered, as well
+        commands = [self._appending(records[start : start + SCRIPT_RECORDS]) for start in starts]
+        call = Call(commands, [self._names.log] * len(commands))
+        if quorum:
+            *replies, acknowledged = yield self._acknowledged(call, quorum)
+            if acknowledged < quorum:
+                msg = f"{acknowledged} of {quorum} replicas of {self._url.place} have acknowledged what was appended"
+                hint = "look at its replicas: INFO replication; or write quorum=0 into the URL, and lose what it proves"
+                raise UnavailableError(msg, hint=hint)
+        else:
+            replies = yield call
+        *_, (generation, *_where, head, head_id) = replies
+        where = [value for reply in replies for value in reply[1:-2]]
+        logged = tuple(
+            Logged(position, prev.decode(), record)
+            for record, position, prev in zip(records, where[::2], where[1::2], strict=True)
+        )
+        return Appended(self._identity(generation, head, head_id), logged)
+
+    def _appending(self, records: tuple[Record, ...]) -> Command:
+        """Give the command that appends records in one atomic step."""
+        names = self._names
         places: dict[str, int] = {}
         args: list[bytes | str | int] = [self._records_max, self._mark_ms]
         for record in records:
@@ -116,34 +123,21 @@ class LogSteps:
                 record.id, self._encode(record), "s" if record.soft else "h", version_text(version),
                 version.timeline if version else "", len(scopes), *scopes,
             )  # fmt: skip
-        keys = [self._names.mark + scope.encode() for scope in places]
-        quorum = yield from self._quorum()
-        call = self._on_log(scripts.APPEND, *args, keys=keys)
-        if quorum:
-            (generation, *where, head, head_id), acknowledged = yield self._acknowledged(call, quorum)
-            if acknowledged < quorum:
-                msg = f"{acknowledged} of {quorum} replicas of {self._url.place} have acknowledged what was appended"
-                hint = "look at its replicas: INFO replication; or write quorum=0 into the URL, and lose what it proves"
-                raise UnavailableError(msg, hint=hint)
-        else:
-            ((generation, *where, head, head_id),) = yield call
-        logged = tuple(
-            Logged(position, prev.decode(), record)
-            for record, position, prev in zip(records, where[::2], where[1::2], strict=True)
-        )
-        return Appended(self._identity(generation, head, head_id), logged)
+        keys = (*names.all, *[names.mark + scope.encode() for scope in places])
+        return script_call(scripts.APPEND, keys, self._new_id(), *args)
 
     def poll(self, member: Member, position: int, limit: int, wait_s: float) -> Steps[Batch]:
         """Ask for what there is, and if that is nothing, wait.
 
         Each time the membership is renewed and the identity told, in the same write and after the records: an empty
-        answer alone proves nothing (H12). Who was at the head a moment ago waits at once. Who would not wait
-        at all is a reader or a writer that wants to catch up: those do not ask a server that is known to be out.
+        answer alone proves nothing (H12). Who was at the head a moment ago waits at once, unless somebody waits to
+        see what it has applied. Who would not wait at all is a reader or a writer that wants to catch up: those do not
+        ask a server that is known to be out.
         """
         here = (member.node, member.generation, position)
         at, batch = self._at_head
         batch = batch if at == here else None
-        wait_now = 0.0 if batch is None else wait_s
+        wait_now = 0.0 if batch is None or member.urgent else wait_s
         while True:
             before = batch
             try:
@@ -153,8 +147,8 @@ class LogSteps:
                 if before is None or member.node not in self._left:
                     raise
                 return before
-            at_head = batch.identity.head == position and batch.identity.generation == member.generation
-            self._at_head = (here, batch) if at_head else NOWHERE
+            self._at_head = led_to(member, position, batch)
+            at_head = self._at_head[0] == here
             if at_head and wait_now < wait_s and member.node not in self._left:
                 wait_now = wait_s
                 continue
@@ -178,7 +172,7 @@ class LogSteps:
         due = self._due(member)
         renew = script_call(
             scripts.RENEW, (*names.all, self._about(member.node)) if due else names.all,
-            self._new_id(), member.node, _encode_told(told), int(member.max_staleness_s * MS), self._mark_ms // 2,
+            self._new_id(), member.node, encode_told(told), int(member.max_staleness_s * MS), self._mark_ms // 2,
             *((member.about, int(life_s * MS)) if due else ()),
         )  # fmt: skip
         commands, keys = (tuple(read), renew), (names.log, names.log)
@@ -246,7 +240,7 @@ class LogSteps:
         members: list[Member] = []
         dead: list[Command] = []
         for field, data in listed.items():
-            told = _told(data)
+            told = decode_told(data)
             before = self._seen.get(field)
             seen[field] = before if before is not None and before[0] == data else (data, now)
             if told is None or now - seen[field][1] > MEMBER_LIFE * told.bound_s:
@@ -288,11 +282,3 @@ class LogSteps:
             ((generation, head, head_id, start, marks),) = yield self._on_log(scripts.MARKS, "", keys=keys)
         identity = self._identity(generation, head, head_id, proven=acknowledged >= quorum)
         return MarksReply(identity, decode_marks(identity.generation, scopes, marks), start, head)
-
-
-def _told(data: bytes) -> Told | None:
-    """Read what a member told; None for what no member has written."""
-    try:
-        return _decode_told(data)
-    except msgspec.MsgspecError:
-        return None

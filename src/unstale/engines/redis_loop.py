@@ -239,21 +239,19 @@ class LoopLink:
             value: T = done.value
             return value
 
-    async def ask_at_hand(self, data: bytes, count: int) -> list[Any] | None:
-        """Ask the one server that there is, by the connection at hand: see `Link.ask_at_hand`."""
-        places = self._places
-        address = places.only
-        if address is None or places.breakers.failures(address) or os.getpid() != self._pid:
+    def at_hand(self) -> Stream | None:
+        """Give the connection to the one server that there is, if it can be asked without any detour."""
+        address = self._places.only
+        if address is None or self._places.breakers.failures(address) or os.getpid() != self._pid:
             return None
-        stream = self._lane().at((address, False))
-        try:
-            replies = [] if stream is None else await stream.ask(data, count)
-        except BREAKS as error:
-            if not isinstance(error, TimeoutError):
-                return None
-            places.breakers.at(address).failed()
-            raise unreached(address, places.url, error) from error
-        return replies if replies and ErrorReply not in map(type, replies) else None
+        return self._lane().at((address, False))
+
+    def note(self, error: BaseException) -> None:
+        """Take note of what broke the connection at hand; raise `UnavailableError` if its server gave no answer."""
+        address = self._places.only
+        if address is not None and isinstance(error, TimeoutError):
+            self._places.breakers.at(address).failed()
+            raise unreached(address, self._places.url, error) from error
 
     async def _refresh(self, move: Refresh) -> list[Any]:
         try:

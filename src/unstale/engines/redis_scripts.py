@@ -5,7 +5,7 @@ that very step, when its head is gone or when the server is not the one that wro
 every restart and every promotion). No client can skip that, and none has to remember it (H10, H12).
 
 Lua does not roll back. So whatever may fail, a key of a wrong type or a full memory, comes before the first change that
-counts: the stream's entry is added before its id is noted and before the head is moved.
+counts: the stream's entry is added before the head is moved, and an id that is noted means nothing without its entry.
 """
 
 from __future__ import annotations
@@ -15,32 +15,39 @@ from typing import Final
 from unstale.engines.redis_lua import LIVES, SHARE, Script
 from unstale.engines.redis_store_scripts import EXTEND, FOREIGN_MARKS, LOCK, UNLOCK
 
-TRIM_STEP: Final = 64  # the log is trimmed when it is longer by so many records than it should be
+TRIM_STEP: Final = 64  # once in so many records the log is trimmed, if it is longer than it should be
 
 # KEYS: 1 meta, 2 log, 3 ids, 4 members. ARGV: 1 an id for a generation that may have to begin.
 IDENTIFY = """
 local meta, log, ids, members, fresh = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]
+local sections = {}
 
+-- The text of a section costs the server as much as several commands do: it is made once a script.
 local function info(section, field)
-  return string.match(redis.call('INFO', section), field .. ':(%w+)') or ''
+  sections[section] = sections[section] or redis.call('INFO', section)
+  return string.match(sections[section], field .. ':(%w+)') or ''
 end
 
+-- Answer: generation, head, the id of the record there, the first position that the marks cover, and what else the
+-- log's own hash holds, by name: one command reads all.
 local function identify()
   local server = info('replication', 'master_replid')
-  local has = redis.call('HMGET', meta, 'gen', 'pos', 'id', 'server', 'start', 'evicted')
+  local has = redis.call('HMGET', meta, 'gen', 'pos', 'id', 'server', 'start', 'evicted', 'replicas', 'bound', 'life',
+    'due', 'until')
   local at, start = tonumber(has[2] or ''), tonumber(has[5] or '')
-  if has[1] and at and has[3] and start and has[4] == server then return has[1], at, has[3], start, has[6] end
-  local evicted = info('stats', 'evicted_keys')
+  local rest = {evicted = has[6], replicas = tonumber(has[7] or 0), bound = tonumber(has[8] or 0),
+    life = tonumber(has[9] or 0), due = tonumber(has[10] or ''), latest = tonumber(has[11] or '')}
+  if has[1] and at and has[3] and start and has[4] == server then return has[1], at, has[3], start, rest end
+  rest.evicted, rest.replicas, rest.due, rest.latest = info('stats', 'evicted_keys'), 0, nil, nil
   redis.call('DEL', log, ids, members)
-  redis.call('HSET', meta, 'gen', fresh, 'pos', 0, 'id', '', 'server', server, 'start', 1, 'evicted', evicted,
+  redis.call('HSET', meta, 'gen', fresh, 'pos', 0, 'id', '', 'server', server, 'start', 1, 'evicted', rest.evicted,
     'replicas', 0, 'lives', '', 'due', '', 'until', '')
-  return fresh, 0, '', 1, evicted
+  return fresh, 0, '', 1, rest
 end
 
 -- The most replicas that this generation was seen with: an isolated old primary has none any more, and must not be
 -- taken for a server that never had any.
-local function replicas()
-  local most = tonumber(redis.call('HGET', meta, 'replicas') or 0)
+local function replicas(most)
   local now = tonumber(info('replication', 'connected_slaves'))
   if now > most then redis.call('HSET', meta, 'replicas', now) end
   return math.max(most, now)
@@ -66,15 +73,19 @@ local function severity(m, at, position, version, timeline)
 end
 
 local function raise(key, gen, position, soft, version, timeline, ends)
-  local old = redis.pcall('GET', key)
+  local plain = gen .. ':' .. number(position)
+  local old
+  if soft or version ~= '' then
+    old = redis.pcall('GET', key)
+  else  -- most marks need no more than this one command
+    old = redis.pcall('SET', key, plain, 'PXAT', ends, 'GET')
+    if type(old) == 'table' then redis.call('SET', key, plain, 'PXAT', ends) end
+  end
   local kind, rest
   if type(old) == 'string' and string.sub(old, 1, #gen) == gen then
     kind, rest = string.sub(old, #gen + 1, #gen + 1), string.sub(old, #gen + 2)
   end
-  if not soft and version == '' and kind ~= ';' then
-    redis.call('SET', key, gen .. ':' .. number(position), 'PXAT', ends)
-    return
-  end
+  if not soft and version == '' and kind ~= ';' then return end
   local m = {0, 0, '', '', 0, 0, '', ''}
   if kind then  -- what nobody of us wrote ends everything so far (H29)
     local readable, eight = pcall(cmsgpack.unpack, rest)
@@ -88,10 +99,10 @@ end
 
 # One record at its place; a known id keeps the place that it has, if the log still has it.
 PUBLISH = """
-local gen, position, last, start = identify()
-local told, now = redis.call('HMGET', meta, 'life', 'due', 'until'), clock()
-local life = math.floor(math.max(1, tonumber(ARGV[3]), tonumber(told[1] or 0)))
-local ends, due, latest = now + life, tonumber(told[2] or ''), tonumber(told[3] or '')
+local gen, position, last, start, rest = identify()
+local began, now, due, latest = position, clock(), rest.due, rest.latest
+local life = math.floor(math.max(1, tonumber(ARGV[3]), rest.life))
+local ends = now + life
 if not (due and latest and now < due and latest <= ends and ends - latest <= life / SHARE) then
   local lives = read_lives(meta)
   start = expire(lives, now, start, position)
@@ -102,18 +113,22 @@ local answer
 ends, answer = number(ends), {gen}
 
 local function publish(id, data)
-  local known = redis.call('HGET', ids, id)
-  if known then
+  local at = number(position + 1)
+  if redis.call('HSETNX', ids, id, at) == 0 then
+    local known = redis.call('HGET', ids, id)
     local entry = redis.call('XRANGE', log, known .. '-0', known .. '-0')[1]
-    if entry then
+    if entry and entry[2][2] == id then
       answer[#answer + 1] = tonumber(known)
       answer[#answer + 1] = entry[2][4]
       return false
     end
+    redis.call('HSET', ids, id, at)
   end
-  local at = number(position + 1)
-  redis.call('XADD', log, at .. '-0', 'i', id, 'p', last, 'd', data)
-  redis.call('HSET', ids, id, at)
+  local added = redis.pcall('XADD', log, at .. '-0', 'i', id, 'p', last, 'd', data)
+  if type(added) == 'table' then
+    redis.call('HDEL', ids, id)  -- nobody would ever take it off
+    redis.call('XADD', log, at .. '-0', 'i', id, 'p', last, 'd', data)  -- to fail as it did
+  end
   answer[#answer + 1] = position + 1
   answer[#answer + 1] = last
   position, last = position + 1, id
@@ -122,8 +137,8 @@ end
 
 local function close()
   redis.call('HSET', meta, 'pos', number(position), 'id', last)
-  local surplus = redis.call('XLEN', log) - tonumber(ARGV[2])
-  if surplus >= TRIM_STEP then
+  local step = math.floor(position / TRIM_STEP) > math.floor(began / TRIM_STEP)
+  if step and redis.call('XLEN', log) > tonumber(ARGV[2]) then
     local first = number(position - tonumber(ARGV[2]) + 1) .. '-0'
     repeat
       local old = redis.call('XRANGE', log, '-', '(' .. first, 'COUNT', 500)
@@ -189,15 +204,19 @@ RENEW = Script(
     LIVES,
     IDENTIFY,
     """
-local gen, position, last, start = identify()
+local gen, position, last, start, rest = identify()
 local new = redis.call('HSET', members, 'n' .. ARGV[2], ARGV[3])
 if ARGV[6] then redis.call('SET', KEYS[5], ARGV[6], 'PX', ARGV[7]) end
-redis.call('HSETNX', members, 'list', fresh)
-local told, now = redis.call('HMGET', meta, 'bound', 'life', 'due'), clock()
-if tonumber(ARGV[4]) > tonumber(told[1] or 0) then redis.call('HSET', meta, 'bound', ARGV[4]) end
-if tonumber(ARGV[5]) > tonumber(told[2] or 0) then redis.call('HSET', meta, 'life', ARGV[5]) end
-if now >= (tonumber(told[3] or '') or math.huge) then settle(meta, now, start, position) end
-return {gen, position, last, replicas(), redis.call('HGET', members, 'list'), new}
+local list = redis.call('HGET', members, 'list')
+if not list then
+  list = fresh
+  redis.call('HSET', members, 'list', list)
+end
+if tonumber(ARGV[4]) > rest.bound then redis.call('HSET', meta, 'bound', ARGV[4]) end
+if tonumber(ARGV[5]) > rest.life then redis.call('HSET', meta, 'life', ARGV[5]) end
+local now = rest.due and clock()
+if now and now >= rest.due then settle(meta, now, start, position) end
+return {gen, position, last, replicas(rest.replicas), list, new}
 """,
 )
 
@@ -206,9 +225,9 @@ return {gen, position, last, replicas(), redis.call('HGET', members, 'list'), ne
 HEAD = Script(
     IDENTIFY,
     """
-local gen, position, last = identify()
+local gen, position, last, _, rest = identify()
 if ARGV[2] ~= '' then redis.call('HINCRBY', meta, 'beat', 1) end
-return {gen, position, last, replicas()}
+return {gen, position, last, replicas(rest.replicas)}
 """,
 )
 
@@ -217,9 +236,9 @@ MEMBERS = Script(
     "#!lua flags=allow-oom",  # polls read it now and then
     IDENTIFY,
     """
-local gen, position, last = identify()
+local gen, position, last, _, rest = identify()
 redis.call('HSETNX', members, 'list', fresh)
-return {gen, position, last, redis.call('HGET', meta, 'bound') or '0', redis.call('HGETALL', members)}
+return {gen, position, last, string.format('%.0f', rest.bound), redis.call('HGETALL', members)}
 """,
 )
 
@@ -234,10 +253,10 @@ MARKS = Script(
     LIVES,
     IDENTIFY,
     """
-local gen, position, last, start, evicted = identify()
+local gen, position, last, start, rest = identify()
 if ARGV[2] ~= '' then redis.call('HINCRBY', meta, 'beat', 1) end
 local now = info('stats', 'evicted_keys')
-if now ~= evicted then
+if now ~= rest.evicted then
   start = position + 1
   redis.call('HSET', meta, 'start', number(start), 'evicted', now)
 end

@@ -11,7 +11,7 @@ from unstale.core.context import loading
 from unstale.core.ops import Sleep
 from unstale.core.origin import Origin
 from unstale.core.policy import Policy
-from unstale.core.served import Want
+from unstale.core.served import Want, stored_key
 from unstale.testing.mixes import Mix
 from unstale.testing.oracle import Truth
 from unstale.testing.world import Process, World
@@ -79,8 +79,8 @@ class Source:
         load = self.load_view if key.startswith("v:") else self.load
         process = how.pop("process")
         return Want(
-            key=key, scopes=(key[0],), policy=self.policy, codec=CODEC, bound_s=process.node.bound_of(self.policy),
-            call=lambda: load(process, key), **how,
+            key=key, stored_key=stored_key(CODEC.shape, key), scopes=(key[0],), policy=self.policy, codec=CODEC,
+            bound_s=process.node.bound_of(self.policy), call=lambda: load(process, key), **how,
         )  # fmt: skip
 
     async def load(self, process: Process, key: str) -> list[object]:
