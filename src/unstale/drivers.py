@@ -22,7 +22,7 @@ from unstale.errors import UsageError
 T = TypeVar("T")
 
 # One line for each op that an engine performs: its method, and the op's fields in their order.
-CALLS: Final[dict[type[Op[Any]], tuple[str, Callable[[Any], tuple[Any, ...]]]]] = {
+METHODS: Final[dict[type[Op[Any]], tuple[str, Callable[[Any], tuple[Any, ...]]]]] = {
     ops.Fetch: ("fetch", lambda op: (op.keys,)),
     ops.Store: ("store", lambda op: (op.items,)),
     ops.Delete: ("delete", lambda op: (op.keys,)),
@@ -36,11 +36,13 @@ CALLS: Final[dict[type[Op[Any]], tuple[str, Callable[[Any], tuple[Any, ...]]]]] 
     ops.ReadMembers: ("read_members", lambda _op: ()),
     ops.Leave: ("leave", lambda op: (op.node,)),
 }
+# The same with the method for event loops between the two.
+CALLS: Final = {kind: (method, f"a{method}", fields) for kind, (method, fields) in METHODS.items()}
 
 
 def call_engine(op: Op[Any], ports: Ports) -> Any:
     """Perform an op of a port against its engine."""
-    method, fields = CALLS[type(op)]
+    method, _amethod, fields = CALLS[type(op)]
     engine = ports.store if op.port == "store" else ports.log
     return getattr(engine, method)(*fields(op))
 
@@ -68,7 +70,7 @@ def run(flow: Flow[T], ports: Ports) -> T:
 def _perform(op: Op[Any], ports: Ports) -> Any:
     call = CALLS.get(type(op))
     if call is not None:
-        method, fields = call
+        method, _amethod, fields = call
         return getattr(ports.store if op.port == "store" else ports.log, method)(*fields(op))
     if isinstance(op, ops.Load):
         return _call_user(op)
@@ -191,10 +193,10 @@ def _aperform(op: Op[Any], ports: Ports) -> Any:
     call = CALLS.get(type(op))
     if call is None:
         return _acall_user(op) if isinstance(op, ops.Load) else _adrive(op, ports)
-    method, fields = call
+    method, amethod, fields = call
     engine = ports.store if op.port == "store" else ports.log
     if method in engine.guarantees.native:
-        return getattr(engine, f"a{method}")(*fields(op))
+        return getattr(engine, amethod)(*fields(op))
     if method in engine.guarantees.quick:
         return call_engine(op, ports)
     return _in_thread(op, ports)

@@ -69,7 +69,7 @@ def _blocking(plan: Plan) -> Any:
 
 def _asynchronous(plan: Plan) -> Any:
     find, clock, tick, lease, bound_s, around = _parts(plan)
-    slow = _aread
+    cache, want, name = plan.cache, plan.want, plan.name
 
     async def hit(arg: Any) -> Any:
         now = clock(tick)
@@ -81,7 +81,10 @@ def _asynchronous(plan: Plan) -> Any:
             if cell is not None and now < cell.deadline and cell.kind is type(arg) and around() is None:
                 cell.visited = True
                 return cell.value
-        return await slow(plan, () if arg is MISSING else (arg,), {})
+        args = () if arg is MISSING else (arg,)
+        served: Any = await cache.arun(read_served(cache.active, want(args, {})))  # `_aread`: each await has its price
+        name(served, args, {})
+        return served.value
 
     return hit
 

@@ -87,7 +87,7 @@ class Server:
             done(appended)
             self.notify()
             return
-        method, fields = CALLS[type(op)]
+        method, _amethod, fields = CALLS[type(op)]
         if isinstance(op, ops.ReadHead):
             done(state.identity())
         elif isinstance(op, ops.ReadMarks):
