@@ -94,26 +94,6 @@ def start() -> Iterator[Callable[..., Process]]:
         process.end()
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Give the place of the file."""
-    return tmp_path / "shop.cache"
-
-
-@pytest.fixture
-def make(path: Path) -> Iterator[Callable[..., SQLiteEngine]]:
-    """Make engines upon the file; all are closed at the end."""
-    made: list[SQLiteEngine] = []
-
-    def one(at: Path | None = None, **options: Any) -> SQLiteEngine:
-        made.append(SQLiteEngine(str(at or path), **options))
-        return made[-1]
-
-    yield one
-    for engine in made:
-        engine.close()
-
-
 def record(name: str, *scopes: str) -> Record:
     """Give a record by its id."""
     return Record(name, scopes or ("scope",))

@@ -5,7 +5,7 @@ import os
 import random
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +20,6 @@ from unstale.engines.sqlite_schema import APPLICATION_ID
 from unstale.errors import CorruptError, EngineUrlError, FullError, UnavailableError
 
 DEADLINE_S = 30.0
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Give the place of the file."""
-    return tmp_path / "shop.cache"
-
-
-@pytest.fixture
-def make(path: Path) -> Iterator[Callable[..., SQLiteEngine]]:
-    """Make engines upon the file; all are closed at the end."""
-    made: list[SQLiteEngine] = []
-
-    def one(at: Path | None = None, **options: Any) -> SQLiteEngine:
-        made.append(SQLiteEngine(str(at or path), **options))
-        return made[-1]
-
-    yield one
-    for engine in made:
-        engine.close()
 
 
 def record(name: str, *scopes: str, **fields: Any) -> Record:

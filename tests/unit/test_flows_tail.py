@@ -230,7 +230,7 @@ def test_the_tail_gives_way_to_a_node_that_publishes(bench: Bench) -> None:
     """Who has just published, and applied, a record polls a moment later, unless somebody waits to see it applied."""
     node = bench.node()
 
-    def first() -> type[ops.Op[Any]] | type[None]:
+    def first() -> type[ops.Op[Any] | None]:
         return type(bench.script(tail(node, lambda: False)).op)
 
     assert first() is ops.Poll
