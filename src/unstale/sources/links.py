@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 from unstale.errors import UsageError
 from unstale.sources.dialects import MYSQL, POSTGRESQL, SQLITE, Dialect, dialect_of
 
+IN_TRANSACTION: Final = 1  # of what a MySQL says of itself with each answer
 KNOWN: Final = "psycopg, sqlite3, PyMySQL, and the Connection or Session of SQLAlchemy"
 NO_TRANSACTION: Final = "begin a transaction around the change and this call, or write: with cache.transaction({name}):"
 
@@ -148,7 +149,7 @@ class PyMySQLLink:
 
     def open(self) -> bool:
         """Say whether a transaction is under way."""
-        return bool(self._connection.get_transaction_status())
+        return bool(self._connection.server_status & IN_TRANSACTION)
 
 
 class AlchemyLink:
