@@ -200,7 +200,7 @@ def test_what_cannot_be_read_is_put_aside_loudly(tmp_path: Path, db: sqlite3.Con
         assert relay.once() == 2
         assert "product:17" in scopes_told(cache)
         assert "bad.unreadable" in [record.id for record in told(cache)]
-        assert "dead letters" in troubles
+        assert "relaying all records" in troubles
         with Outbox(database) as outbox:
             ((one,),) = [outbox.dead()]
             assert (one.id, one.cache, one.data) == ("bad", "shop", b"\xc1")

@@ -224,7 +224,7 @@ class Relay:
             if dead:
                 msg = f"{dead:,} records of the outbox were put aside, and everything was invalidated in their place"
                 hint = "see `unstale outbox dead`, then `unstale outbox replay` or `discard`"
-                node.trouble("dead letters", DeadLettersError(msg, hint=hint))
+                node.trouble("relaying all records", DeadLettersError(msg, hint=hint))
 
     def _drain(self) -> Callable[[], Drained]:
         """Give what reads the source to its end, from now on, part by part."""
