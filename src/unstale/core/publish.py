@@ -16,6 +16,7 @@ LIMIT = 512  # records a poll: the network's round trip, not the applying, is wh
 RETRY_MIN_S = 0.005
 RETRY_MAX_S = 0.25
 APPEND_PATIENCE_S = 5.0
+SHOWN_MAX = 5  # scopes in the message of an error
 
 
 async def append(node: Node, records: tuple[Record, ...]) -> Appended:
@@ -40,11 +41,13 @@ async def append(node: Node, records: tuple[Record, ...]) -> Appended:
 
 
 def _not_published(records: tuple[Record, ...], error: EngineError) -> NotPublishedError:
-    scopes = ", ".join(scope for record in records for scope in record.scopes)
+    scopes = [scope for record in records for scope in record.scopes]
+    more = f" and {len(scopes) - SHOWN_MAX:,} more" if len(scopes) > SHOWN_MAX else ""
+    what = f"the invalidation of {', '.join(scopes[:SHOWN_MAX])}{more}" if scopes else "a pulse"
     return NotPublishedError(
-        f"the invalidation of {scopes} could not be published: {error.message}",
+        f"{what} could not be published: {error.message}",
         hint=f"nodes may serve the old value up to its ttl: repeat the invalidation. {error.hint}".strip(),
-        scopes=scopes,
+        scopes=", ".join(scopes),
     )
 
 
@@ -54,7 +57,23 @@ async def publish(node: Node, record: Record) -> Stamp:
     Raises:
         NotPublishedError: The log failed.
     """
-    appended = await append(node, (record,))
+    return await _applied(node, await append(node, (record,)))
+
+
+async def publish_once(node: Node, records: tuple[Record, ...]) -> Stamp | None:
+    """Append records that a relay will append if this fails, and apply them to this node; a failure is reported only.
+
+    The caller has committed and goes on: it does not wait for a log that is away.
+    """
+    try:
+        return await _applied(node, await Append(records))
+    except EngineError as error:
+        node.trouble("publish", error)
+        return None
+
+
+async def _applied(node: Node, appended: Appended) -> Stamp:
+    """Apply what was appended, or what is there up to it: where the last of it lies."""
     stamp = Stamp(appended.identity.generation, appended.records[-1].position)
     first = appended.records[0]
     with node.lock:
@@ -64,7 +83,11 @@ async def publish(node: Node, record: Record) -> Stamp:
         return stamp  # the tail was quicker than the reply
     # Most often it is the very next record, and there is nothing to fetch. This reply renewed no membership: no lease.
     batch = Batch(appended.identity, first.prev, appended.records)
-    if first.position != asked.position + 1 or node.apply(batch, asked, asked_id, None) is Progress.BROKEN:
+    if (
+        first.position != asked.position + 1
+        or node.apply(batch, asked, asked_id, None) is Progress.BROKEN
+        or node.applied < stamp.position  # others' records lie between ours
+    ):
         await catch_up(node)
     return stamp
 
