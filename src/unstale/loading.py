@@ -65,8 +65,10 @@ def observe() -> Iterator[list[Read]]:
     """Record what every read inside the block served: key, from where, stamp, proven as of, fresh or stale, why."""
     around = surroundings.get() or Surroundings()
     reads: list[Read] = []
-    token = surroundings.set(Surroundings(around.frame, (*around.observers, reads)))
+    surroundings.set(Surroundings(around.frame, (*around.observers, reads), around.transactions))
     try:
         yield reads
-    finally:
-        surroundings.reset(token)
+    finally:  # a transaction that began in the block may outlive it, and one from before may have ended in it
+        transactions = (surroundings.get() or around).transactions
+        left = Surroundings(around.frame, around.observers, transactions)
+        surroundings.set(None if left == Surroundings() else left)

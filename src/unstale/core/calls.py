@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from unstale.core.context import Frame, Read, Surroundings, surroundings
+from unstale.core.context import Frame, Read, surroundings, within
 from unstale.core.explain import Explanation, explain
 from unstale.core.many import LoadMany, read_many
 from unstale.core.ops import Delete, Identity, Load, Wait
@@ -124,9 +124,9 @@ async def explain_key(node: Node | None, want: Want) -> Explanation:
 
 async def _call_disabled(keys: set[str], call: Callable[[], object | Awaitable[object]]) -> tuple[Any, Frame]:
     """Call a loader or writer: its value, and what it said of it."""
-    around = surroundings.get() or Surroundings()
-    frame = Frame(keys, around.frame)
-    before = surroundings.set(Surroundings(frame, around.observers))
+    around = surroundings.get()
+    frame = Frame(keys, None if around is None else around.frame)
+    before = surroundings.set(within(frame))
     try:
         return await Load(call), frame
     finally:

@@ -1,12 +1,14 @@
-"""What surrounds a read: the load that it is part of, and the observers of the block that it stands in.
+"""What surrounds a read: the load that it is part of, observers of its block, transactions that have written.
 
-Both hang on one context variable, so that a hit outside of any load and any block pays one look-up for the two.
+All hang on one context variable, so that a hit outside of any load, block and transaction pays one look-up for the
+three.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextvars import ContextVar
+from typing import Protocol
 
 import msgspec
 
@@ -50,7 +52,9 @@ class Frame:
         life_s: The shortest remaining life among the entries that were read: it bounds the outer one's.
         skipped: `skip()` was called, or something unprovable was read: the result is not kept.
         stale: Something stale was read, and so the result is; `unproven`: and nothing proved it.
-        oldest: The stamp of the oldest stale entry that was read: the result's cannot be later.
+        oldest: The stamp of the oldest stale entry or view that was read: the result's cannot be later.
+        view_from: The moment at which the oldest view was taken that was read, if that was before the load began.
+        alone: What is not committed may have been read: nobody but the reader that loads it may have the result.
         version: The source version given by `version()`.
         origin: The origin of which its load holds a place.
         log: The generation of the log in which it is stamped.
@@ -59,6 +63,7 @@ class Frame:
 
     __slots__ = (
         "after",
+        "alone",
         "flight",
         "keys",
         "life_s",
@@ -72,6 +77,7 @@ class Frame:
         "ttl_s",
         "unproven",
         "version",
+        "view_from",
     )
 
     def __init__(
@@ -87,6 +93,8 @@ class Frame:
         self.stale = False
         self.unproven = False
         self.oldest: Stamp | None = None
+        self.view_from: float | None = None
+        self.alone = False
         self.version: int | Version | None = None
         self.after = after
         self.origin: object = None
@@ -97,6 +105,26 @@ class Frame:
         if origin is None:
             return False
         return self.origin is origin or (self.outer is not None and self.outer.holds(origin))
+
+    def look_back(self, stamp: Stamp | None, view_from: float) -> None:
+        """Take over that what is loaded shows a view from before the load: that of a transaction begun earlier (H17).
+
+        Args:
+            stamp: What had been applied before that view was taken; None when that is not known.
+            view_from: The moment at which it was taken.
+        """
+        if stamp is None or (self.oldest is not None and self.oldest.generation != stamp.generation):
+            self.alone = True
+        elif self.oldest is None or stamp.position < self.oldest.position:
+            self.oldest = stamp
+        self.view_from = view_from if self.view_from is None else min(self.view_from, view_from)
+
+    def keep_apart(self) -> None:
+        """Keep the result, and those of the loads around this one, from everybody else: it may not be committed."""
+        frame: Frame | None = self
+        while frame is not None:
+            frame.alone = True
+            frame = frame.outer
 
     def inherit(self, read: Read) -> None:
         """Take over what the result now depends on."""
@@ -116,11 +144,19 @@ class Frame:
             self.oldest = read.stamp
 
 
+class Transaction(Protocol):
+    """An open transaction of the source that has written."""
+
+    def touches(self, scopes: Iterable[str]) -> bool:
+        """Say whether it has changed any of these, and that is not published yet."""
+
+
 class Surroundings(msgspec.Struct, frozen=True):
-    """The load and the observers around the code that runs."""
+    """The load, the observers and the writing transactions around the code that runs."""
 
     frame: Frame | None = None
     observers: tuple[list[Read], ...] = ()
+    transactions: tuple[Transaction, ...] = ()
 
     def note(self, read: Read, log: object) -> None:
         """Tell observers and the load under way of a read; `log` names the log that its stamp belongs to."""
@@ -137,6 +173,35 @@ class Surroundings(msgspec.Struct, frozen=True):
 
 
 surroundings: ContextVar[Surroundings | None] = ContextVar("unstale_surroundings", default=None)
+
+
+def within(frame: Frame) -> Surroundings:
+    """Give what surrounds the loader of a frame: that load, and whatever else is around the code that runs."""
+    around = surroundings.get()
+    return Surroundings(frame) if around is None else Surroundings(frame, around.observers, around.transactions)
+
+
+def changed_here(scopes: Iterable[str]) -> bool:
+    """Say whether a transaction around the code that runs has changed any of these scopes: no cache knows of it yet."""
+    around = surroundings.get()
+    return around is not None and any(transaction.touches(scopes) for transaction in around.transactions)
+
+
+def enter(transaction: Transaction) -> None:
+    """Let reads of the running context see that a transaction has written."""
+    around = surroundings.get() or Surroundings()
+    if transaction not in around.transactions:
+        surroundings.set(Surroundings(around.frame, around.observers, (*around.transactions, transaction)))
+
+
+def leave(transaction: Transaction) -> None:
+    """Take a transaction that is over out of the running context: hits there are as quick as before."""
+    around = surroundings.get()
+    if around is None or transaction not in around.transactions:
+        return
+    rest = tuple(other for other in around.transactions if other is not transaction)
+    empty = around.frame is None and not (around.observers or rest)
+    surroundings.set(None if empty else Surroundings(around.frame, around.observers, rest))
 
 
 def loading(called: str) -> Frame:

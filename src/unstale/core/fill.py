@@ -32,13 +32,15 @@ def settle(
     Returns the entry to be stored, None when it must not be: a fill that fails the checks would only be thrown away by
     every reader (H35).
     """
-    begun = flight.begun or 0.0
-    cost_s = node.clock() - begun
+    now, begun = node.clock(), flight.begun or 0.0
+    cost_s = now - begun
+    if frame.view_from is not None:
+        begun = min(begun, frame.view_from)  # its life begins with its stamp (H35)
     scopes = want.scopes
     if frame.scopes:
         scopes = tuple(scope for scope in dict.fromkeys((*scopes, *frame.scopes)) if scope != want.key)
         scopes = shared_scopes(want, scopes)
-    flight.stamp = stamp = lowered(flight.stamp, frame)
+    stamp = flight.stamp
     flight.scopes = (want.key, *scopes)
     life_s, kept_s = lives(node, want, frame, value, failed=failed)
     version = _version(node, frame)
@@ -47,8 +49,9 @@ def settle(
         proven=None if frame.unproven else begun, stale=frame.stale,
         why="loaded from stale parts" if frame.stale else "loaded", fresh_until=begun + life_s,
     )  # fmt: skip
-    if frame.skipped or stamp is None or life_s - cost_s <= 0:
-        served.why = "loaded, not kept: " + ("skipped" if frame.skipped else "no stamp" if stamp is None else "no life")
+    if frame.skipped or stamp is None or begun + life_s <= now:
+        reason = "not committed" if frame.alone else "no stamp" if stamp is None else "no life"
+        served.why = "loaded, not kept: " + ("skipped" if frame.skipped else reason)
         return served, None
     data = encode_failure(value) if failed else want.codec.encode(value)
     fresh_until = begun + life_s

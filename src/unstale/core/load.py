@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from unstale.core.claim import RefreshedElsewhereError, claim, unlock
-from unstale.core.context import Frame, Surroundings, surroundings
+from unstale.core.context import Frame, changed_here, surroundings, within
 from unstale.core.entry import Entry
-from unstale.core.fill import send, settle
+from unstale.core.fill import lowered, send, settle
 from unstale.core.flights import Flight
 from unstale.core.look import covers, look_l1, proves
 from unstale.core.marks import DEAD
@@ -176,6 +176,23 @@ def acceptable(node: Node, want: Want, flight: Flight, arrived: float) -> bool:
         return proves(node, want, arrived) and node.admits(flight.stamp, key, scopes, None)
 
 
+def date_back(flight: Flight, frame: Frame) -> None:
+    """Date a flight back to the oldest view that its loader read, before anybody may have its outcome.
+
+    H17  1. a transaction begins, stamp 10, and takes its view 2. another one commits v2, record 11 3. a cached function
+         is called in the first: its load would be stamped 11, and shows v1
+    H5   the same for whoever waits for that load: it began after they arrived, and its view did not
+    H1   what the loader reads may be what its own transaction has written: nobody else may have that before the commit
+    """
+    if changed_here(flight.scopes):
+        frame.keep_apart()
+    if frame.alone:
+        flight.stamp = flight.view_from = None
+        return
+    flight.stamp = lowered(flight.stamp, frame)
+    flight.view_from = min((at for at in (flight.view_from, frame.view_from) if at is not None), default=None)
+
+
 async def take_off(
     node: Node, flights: Sequence[Flight], flow: Callable[[], Coroutine[Any, Any, object]], name: str
 ) -> None:
@@ -256,8 +273,7 @@ async def _load_and_keep(node: Node, want: Want, flight: Flight) -> tuple[Served
     flight.stamp = node.stamp(want.policy.lag_s)
     frame.log = flight.stamp.generation if flight.stamp is not None else None
     flight.view_from = flight.begun - want.policy.lag_s
-    around = surroundings.get()
-    before = surroundings.set(Surroundings(frame, around.observers if around else ()))
+    before = surroundings.set(within(frame))
     failed = False
     try:
         value: Any = await Load(call)
@@ -268,4 +284,5 @@ async def _load_and_keep(node: Node, want: Want, flight: Flight) -> tuple[Served
     finally:
         surroundings.reset(before)
         flight.scopes = (want.key, *want.scopes, *frame.scopes)
+        date_back(flight, frame)
     return settle(node, want, flight, frame, value, failed=failed)

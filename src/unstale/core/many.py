@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from unstale.core.context import Frame, Surroundings, surroundings
+from unstale.core.context import Frame, changed_here, surroundings, within
 from unstale.core.entry import Entry, encode_entry
 from unstale.core.fill import settle
 from unstale.core.flights import Flight
-from unstale.core.load import AbsentError, enclosing_frame, free_origin, land, refuse_reentry, take_off
+from unstale.core.load import AbsentError, date_back, enclosing_frame, free_origin, land, refuse_reentry, take_off
 from unstale.core.look import Unjudged, judge_by_store, judge_stored, look_l1
 from unstale.core.ops import Fetch, Fetched, Item, Load, Sleep, Store
-from unstale.core.read import fresh_enough, load_or_fall_back, refresh, serve_unproven, within_grace
+from unstale.core.read import fresh_enough, hides, load_or_fall_back, refresh, serve_unproven, within_grace
 from unstale.core.served import Served, Want
 from unstale.errors import EngineError, ValueTypeError
 
@@ -35,6 +35,18 @@ async def read_many(node: Node, wants: Sequence[Want], call: LoadMany) -> dict[s
     Returns:
         What is served, by key; keys that the loader left out are left out here too.
     """
+    around = surroundings.get()
+    if around is None or not around.transactions:
+        return await _read_many(node, wants, call)
+    hidden = [want for want in wants if changed_here((want.key, *want.scopes))]
+    served = await _read_many(node, [want for want in wants if want not in hidden], call)
+    hidden += [want for want in wants if want.key in served and hides(served[want.key])]
+    if hidden:
+        served |= await _load_past_cache(node, hidden, call, node.clock())
+    return served
+
+
+async def _read_many(node: Node, wants: Sequence[Want], call: LoadMany) -> dict[str, Served]:
     arrived = node.clock()
     if not wants:
         return {}
@@ -154,7 +166,6 @@ async def _load_together(  # noqa: C901, PLR0912 - every flight lands, whatever 
     frame = Frame({want.stored_key for want, _flight in mine}, enclosing_frame(), lead, after)
     frame.origin = policy.origin
     origin = free_origin(policy.origin)
-    around = surroundings.get()
     served: dict[str, Served] = {}
     entries: list[tuple[Want, Entry, Served]] = []
     try:
@@ -167,11 +178,14 @@ async def _load_together(  # noqa: C901, PLR0912 - every flight lands, whatever 
             frame.log = None if stamp is None else stamp.generation
             for _want, flight in mine:
                 flight.begun, flight.stamp, flight.view_from = begun, stamp, begun - policy.lag_s
-            before = surroundings.set(Surroundings(frame, around.observers if around else ()))
+            before = surroundings.set(within(frame))
             try:
                 values = await Load(lambda: call(keys))
             finally:
                 surroundings.reset(before)
+                for want, flight in mine:
+                    flight.scopes = (want.key, *want.scopes, *frame.scopes)
+                    date_back(flight, frame)
         finally:
             if origin is not None:
                 origin.leave()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from unstale.core.claim import RefreshedElsewhereError
-from unstale.core.context import Read, surroundings
+from unstale.core.context import Read, changed_here, surroundings
 from unstale.core.load import AbsentError, SlowLoadError, enclosing_frame, load
 from unstale.core.look import Unjudged, judge_by_store, judge_stored, look_l1, proves
 from unstale.core.ops import Fetch, ReadHead, Spawn, Wait
@@ -32,12 +32,34 @@ async def read(node: Node, want: Want) -> Served | None:
         UnprovenError: Freshness cannot be proven, and the policy says `refuse`.
         Exception: Whatever the loader raised.
     """
+    around = surroundings.get()
+    if around is None or not around.transactions:
+        return await _read(node, want)
+    if not changed_here((want.key, *want.scopes)):
+        served = await _read(node, want)
+        if served is None or not hides(served):
+            return served
+    if want.call is None:
+        return None
+    return await _load_past_cache(node, want, node.clock(), "loaded past the cache: a transaction here has changed it")
+
+
+def hides(served: Served) -> bool:
+    """Say whether a transaction around a read has changed what was served, so that its own reads must not see it.
+
+    What was loaded for this very read shows what that transaction shows.
+    """
+    return served.source != "load" and changed_here(served.scopes)
+
+
+async def _read(node: Node, want: Want) -> Served | None:
     arrived = node.clock()
     # Whether a ticket has to be answered: most often there is none, and nothing around the read that could have one.
     asks = want.after is not None or want.consistency == "strong" or surroundings.get() is not None
     if asks and not await fresh_enough(node, want):
         # Another generation, or this node is late: neither L1 nor the store can answer (H37).
-        return None if want.call is None else await _load_past_cache(node, want, arrived)
+        why = "loaded past the cache: the ticket was not reached"
+        return None if want.call is None else await _load_past_cache(node, want, arrived, why)
     if want.anew:
         return await load(node, want, arrived)
     found = await look(node, want, arrived)
@@ -125,14 +147,14 @@ async def _head(node: Node) -> Stamp:
     return Stamp(head.generation if head.proven else "", head.head)
 
 
-async def _load_past_cache(node: Node, want: Want, arrived: float) -> Served:
-    """Load for a ticket that this node has not reached.
+async def _load_past_cache(node: Node, want: Want, arrived: float, why: str) -> Served:
+    """Load for what no cache can answer: a ticket that this node has not reached, or what a transaction has changed.
 
     The load begins after the ticket was given, so its view shows what the ticket stands for.
     """
     want.anew = True
     served = await load(node, want, arrived)
-    served.why = "loaded past the cache: the ticket was not reached"
+    served.why = why
     return served
 
 

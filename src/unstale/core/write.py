@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from unstale.core.context import Frame, Surroundings, surroundings
+from unstale.core.context import Frame, changed_here, surroundings, within
 from unstale.core.entry import VALUE, Entry
-from unstale.core.fill import lives, send
+from unstale.core.fill import lives, lowered, send
 from unstale.core.lease import DRIFT
 from unstale.core.load import enclosing_frame
 from unstale.core.look import CELL_BYTES, shared_scopes
@@ -118,15 +118,17 @@ async def write(node: Node, want: Want, writer: Callable[[], object | Awaitable[
     # No key: a writer may read what it replaces. The flight of the load around it: what it waits for, that waits for.
     frame = Frame((), outer, None if outer is None else outer.flight, None if outer is None else outer.after)
     frame.log = None if since is None else since.generation
-    around = surroundings.get()
-    before = surroundings.set(Surroundings(frame, around.observers if around else ()))
+    before = surroundings.set(within(frame))
     try:
         value: Any = await Load(writer)
     except BaseException:
         await publish(node, record)
         raise
     finally:
+        # Its own transaction is open still, and may be rolled back: what it wrote is not the truth yet (H1).
+        uncommitted = changed_here((want.key, *want.scopes, *frame.scopes))
         surroundings.reset(before)
+    since = lowered(since, frame)  # a view from before the write began hides the records since then (H16, H17)
     scopes = tuple(scope for scope in dict.fromkeys((*want.scopes, *frame.scopes)) if scope != want.key)
     scopes = shared_scopes(want, scopes)
     version = record.version
@@ -151,9 +153,10 @@ async def write(node: Node, want: Want, writer: Callable[[], object | Awaitable[
         value=value, source="write", stamp=stamp, scopes=(want.key, *scopes), proven=began, why="written",
         fresh_until=began + life_s,
     )  # fmt: skip
-    if frame.skipped or intent is None or not intent.clean or intent.since.generation != stamp.generation:
-        # The last: a deposed leader had shown us our record, where nothing came between; the one that counts lies in
-        # another generation, whose records before it we have not judged.
+    unclean = intent is None or not intent.clean or intent.since.generation != stamp.generation
+    if frame.skipped or uncommitted or unclean:
+        # The last of what is unclean: a deposed leader had shown us our record, where nothing came between; the one
+        # that counts lies in another generation, whose records before it we have not judged.
         return served
     data = want.codec.encode(value)
     fresh_until = began + life_s
