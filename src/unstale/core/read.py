@@ -11,7 +11,7 @@ from unstale.core.claim import RefreshedElsewhereError
 from unstale.core.context import Read, changed_here, surroundings
 from unstale.core.load import AbsentError, SlowLoadError, enclosing_frame, load
 from unstale.core.look import Unjudged, judge_by_store, judge_stored, look_l1, proves
-from unstale.core.ops import Fetch, ReadHead, Spawn, Wait
+from unstale.core.ops import Fetch, Flow, ReadHead, Spawn, Wait
 from unstale.core.publish import catch_up
 from unstale.core.record import Stamp
 from unstale.core.served import Served, Want
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from unstale.core.node import Node
 
 
-async def read(node: Node, want: Want) -> Served | None:
+def read(node: Node, want: Want) -> Flow[Served | None]:
     """Read a key.
 
     Returns:
@@ -33,8 +33,11 @@ async def read(node: Node, want: Want) -> Served | None:
         Exception: Whatever the loader raised.
     """
     around = surroundings.get()
-    if around is None or not around.transactions:
-        return await _read(node, want)
+    return _read(node, want) if around is None or not around.transactions else _read_in_transaction(node, want)
+
+
+async def _read_in_transaction(node: Node, want: Want) -> Served | None:
+    """Read where a transaction of the source is open that has written: it sees its own changes, no cache does."""
     if not changed_here((want.key, *want.scopes)):
         served = await _read(node, want)
         if served is None or not hides(served):

@@ -82,7 +82,7 @@ def restore(sim: Simulator) -> None:
     if sim.outbox is None:
         return
     sim.world.say("the source is restored")
-    sim.outbox.clear()
+    sim.outbox.restore()
     sim.truth.restore(sim.world.now)
 
 
@@ -304,8 +304,19 @@ def suspend_relay(sim: Simulator) -> None:
     sim.world.after(sim.rng.uniform(1.0, 6.0), lambda: relay.resume() if relay.paused else None)
 
 
+def restart_relay(sim: Simulator) -> None:
+    """Kill the relay, wherever it is, and start another one a moment later."""
+    relay = getattr(sim, "relay", None)
+    if relay is None or relay.dead:
+        return
+    crash(sim, relay)
+    sim.world.after(sim.rng.uniform(0.0, 2.0), lambda: sim.start_relay() if sim.relay.dead else None)
+
+
 def heal(sim: Simulator) -> None:
     """End all faults."""
+    if sim.outbox is not None:
+        sim.outbox.slow_s = 0.05
     sim.world.lost_replies = sim.world.duplicates = sim.world.scrambled = 0.0
     sim.log.up = sim.store.up = True
     sim.log.state.certain = True

@@ -45,7 +45,9 @@ class Mix(msgspec.Struct, frozen=True, kw_only=True):
         replica_lag: Runs that load from lagging replicas.
         two_engines: Runs with a store and a log of two engines.
         pulsed: Runs whose leases rest on pulses.
-        outbox: Of these, runs whose records come from an outbox alone.
+        outbox: Of these, runs whose records come from the database: from an outbox, or
+        capture: of these, from a capture that reads ahead of what is visible.
+        old_views: Reads in a transaction that began before.
         records_max: The log's length.
         marks_max: Marks a node keeps.
         bounds: The `max_staleness` of nodes, in seconds.
@@ -75,6 +77,8 @@ class Mix(msgspec.Struct, frozen=True, kw_only=True):
     two_engines: float = 0.3
     pulsed: float = 0.25
     outbox: float = 0.5
+    capture: float = 0.3
+    old_views: float = 0.05
     records_max: int = 1000
     marks_max: int = 1000
     bounds: tuple[float, ...] = (1.0, 2.0, 2.0, 3.0)
@@ -105,6 +109,17 @@ MIXES: dict[str, Mix] = {
         Mix(name="damage", kinds=COMMON + DAMAGE, alien=0.3, faults=8),
         Mix(name="members", kinds=(faults.lose_members, faults.pause, faults.partition, faults.join), waiting=1.0),
         Mix(name="restores", kinds=(faults.restore, faults.pause, faults.partition), pulsed=1.0, outbox=1.0),
+        Mix(
+            name="outbox",
+            kinds=(faults.crash, faults.outage, faults.partition_log, faults.suspend_relay, faults.restart_relay),
+            faults=10,
+            pulsed=1.0,
+            outbox=1.0,
+            capture=0.0,
+            writes=24,
+        ),
+        Mix(name="capture", kinds=COMMON, faults=3, pulsed=1.0, outbox=1.0, capture=1.0, writes=24),
+        Mix(name="old views", kinds=COMMON, faults=2, old_views=0.5, replica_lag=0.0, writes=24),
         Mix(name="circles", kinds=COMMON, circles=0.6, faults=3),
         Mix(
             name="herd",

@@ -14,18 +14,19 @@ import msgspec
 
 from unstale.core.calls import publish_record, read_served, write_value
 from unstale.core.context import loading
-from unstale.core.node import Node
 from unstale.core.ops import Sleep
+from unstale.core.publish import publish_once
 from unstale.core.read import reach
 from unstale.core.record import Record, Version, decode_record
 from unstale.core.served import Served
-from unstale.core.tail import Drained, pulse, tail
+from unstale.core.tail import Drained, forward, pulse, tail
 from unstale.engines.memory import MemoryServer
 from unstale.errors import EngineError, UnstaleError
 from unstale.testing import faults
 from unstale.testing.mixes import MIXES, Mix
 from unstale.testing.oracle import Oracle, StaleReadError
-from unstale.testing.source import LoaderError, Source
+from unstale.testing.outbox import Outbox
+from unstale.testing.source import LoaderError, Source, View
 from unstale.testing.world import CancelledError, CrashedError, Process, Server, Task, World
 
 RUN_S = 16.0
@@ -73,10 +74,10 @@ class Simulator:
         rows = [f"p:{i}" for i in range(rng.randint(1, 3))]
         views = [f"v:{i}" for i in range(rng.randint(0, 2))]
         self.pulsed = rng.random() < self.mix.pulsed
-        self.outbox: list[tuple[Record, Any]] | None = [] if self.pulsed and rng.random() < self.mix.outbox else None
-        self.beaten = self.pulsed and self.outbox is None and rng.random() < 0.5  # by the nodes, without a relay
+        boxed, ahead = self.pulsed and rng.random() < self.mix.outbox, rng.random() < self.mix.capture
+        self.beaten = self.pulsed and not boxed and rng.random() < 0.5  # by the nodes, without a relay
         world.one_engine = self.one_engine = rng.random() >= self.mix.two_engines
-        versioned = rng.random() < self.mix.versioned
+        versioned = rng.random() < self.mix.versioned and not (boxed and ahead)
         lag_s = rng.choice([0.3, 0.8]) if rng.random() < self.mix.replica_lag else 0.0
         self.log = Server(world, self.new_state(), "log")
         self.store = self.log if self.one_engine else Server(world, self.new_state(), "store")
@@ -85,6 +86,7 @@ class Simulator:
         self.readers: list[Task] = []
         self.source = Source(world, self.mix, rows=rows, views=views, versioned=versioned, lag_s=lag_s)
         self.truth = self.source.truth
+        self.outbox = Outbox(rng, self.truth, ahead=ahead) if boxed else None
         self.oracle = Oracle(self.truth, lag_s)
         # A wiped log has forgotten the largest bound of its members: waiting is exact only where all have the same.
         wiped = faults.wipe_log in self.mix.kinds
@@ -139,7 +141,10 @@ class Simulator:
         bound_s = node.max_staleness_s
         due = {one: self.oracle.required(one, begun, bound_s) for one in parts}
         due_hard = {one: self.oracle.required(one, begun, bound_s, hard_only=True) for one in parts}
-        why = "bounded"
+        why, view = "bounded", None
+        if self.rng.random() < self.mix.old_views and not self.source.lag_s and key in self.source.keys and kind < 1:
+            view = View(node.stamp(), node.clock(), begun)  # of a transaction, in which it then reads
+            await Sleep(self.rng.random() * 3)
         if kind < self.mix.strong:
             how["consistency"], why = "strong", "strong"
             if self.outbox is None:  # what the relay has not told yet is not in the log
@@ -150,10 +155,12 @@ class Simulator:
                 how["after"], why = change.stamp, "ticket"
                 due = {key: max(due[key], change.version)}
         try:
-            served = await read_served(node, self.source.want(key, process=process, **how))
+            served = await read_served(node, self.source.want(key, view, process=process, **how))
         except (UnstaleError, LoaderError):
             return
         assert served is not None, "a read with a loader serves or raises"
+        if view is not None and served.source == "load":
+            return  # what its own transaction shows; what others are served of that is judged
         self.judge(process, key, served, due, due_hard, why)
 
     def judge(  # noqa: PLR0917 - all that is known of one read
@@ -187,22 +194,13 @@ class Simulator:
         rng, world, node = self.rng, self.world, process.node
         soft = rng.random() < self.mix.soft
         await Sleep(rng.random() * 0.1)
+        if self.outbox is not None:
+            await self.writing_rows(self.outbox, process, key, soft=soft)
+            return
         change = self.truth.commit(key, world.now, soft=soft)
         self.outcome.commits += 1
         world.say(f"{process.name} commits {key} = {change.version}")
-        scope = rng.choice([key, key, self.source.tag_of(key), "p", "*"])
-        versioned = self.source.versioned and scope == key
-        record = Record(
-            world.new_id(), (scope,), soft=soft, ack=True,
-            version=Version(change.row, self.timeline(node)) if versioned else None,
-        )  # fmt: skip
-        if rng.random() < self.mix.alien:
-            record = decode_record(b"of a later version", record.id)
-        if self.outbox is not None:
-            # The record is in the transaction: the relay will find it, whatever becomes of this process.
-            self.outbox.append((record, change))
-            change.acknowledged = world.now
-            return
+        record = self.record_of(key, soft=soft, row=change.row, timeline=node.timeline)
         await Sleep(rng.random() * 0.2)
         try:
             receipt = await publish_record(node, record, wait=rng.random() < self.mix.waiting)
@@ -214,9 +212,39 @@ class Simulator:
             change.waited = world.now
         world.say(f"{process.name} is told of {key} = {change.version} at {receipt.stamp} complete={receipt.complete}")
 
-    def timeline(self, node: Node) -> str:
-        """Give the timeline that a writer's version belongs to: it asks the source, the node knows what it was told."""
-        return self.truth.timeline if self.outbox is not None else node.timeline
+    def record_of(self, key: str, *, soft: bool, row: int, timeline: str) -> Record:
+        """Give a record that ends a key: by itself, or by one of its scopes."""
+        rng = self.rng
+        scope = rng.choice([key, key, self.source.tag_of(key), "p", "*"])
+        version = Version(row, timeline) if self.source.versioned and scope == key else None
+        record = Record(self.world.new_id(), (scope,), soft=soft, ack=True, version=version)
+        return decode_record(b"of a later version", record.id) if rng.random() < self.mix.alien else record
+
+    async def writing_rows(self, outbox: Outbox, process: Process, key: str, *, soft: bool) -> None:
+        """Write a row and its record in one transaction; what is committed is published at once, if nothing befalls."""
+        rng, world, truth = self.rng, self.world, self.truth
+        row = outbox.write()
+        await Sleep(rng.random() * 0.3)
+
+        def commit() -> None:
+            if not row.lost:
+                row.change = change = truth.commit(key, world.now, soft=soft)
+                self.outcome.commits += 1
+                world.say(f"{process.name} has committed {key} = {change.version}")
+                if row.record is None:
+                    row.record = self.record_of(key, soft=soft, row=change.row, timeline=truth.timeline)
+                change.acknowledged = world.now
+
+        if (
+            outbox.ahead
+        ):  # it is in the database's log from here on, and will be visible, whatever becomes of its writer
+            row.record = self.record_of(key, soft=soft, row=0, timeline="")
+            world.after(rng.random() * 0.6, commit)
+            return
+        commit()
+        if row.record is not None and row.change is not None and rng.random() < 0.4:
+            await Sleep(rng.random() * 0.1)
+            row.change.stamp = await publish_once(process.node, (row.record,))
 
     async def writing_through(self, process: Process, key: str) -> None:
         """Write through."""
@@ -242,26 +270,28 @@ class Simulator:
             return
         changes[-1].acknowledged = world.now
 
+    def start_relay(self) -> None:
+        """Start a relay: the one that stays, when others are killed."""
+        self.relay = relay = self.new_process()
+        relay.name = f"relay {relay.name}"
+        self.world.spawn(relay, self.relaying(relay), relay.name)
+
     async def relaying(self, process: Process) -> None:
         """Relay the outbox, if there is one, and write pulses."""
-        world = self.world
+
+        async def nothing() -> Drained:
+            await Sleep(self.rng.random() * 0.05)
+            return Drained((), self.truth.timeline)
+
         while True:
             await Sleep(min(self.mix.bounds) / 10)
-            taken: list[tuple[Record, Any]] = []
-
-            async def drain(taken: list[tuple[Record, Any]] = taken) -> Drained:
-                await Sleep(self.rng.random() * 0.05)
-                taken.extend(self.outbox or ())
-                return Drained(tuple(record for record, _change in taken), self.truth.timeline)
-
             try:
-                await pulse(process.node, drain)
+                if self.outbox is not None and self.rng.random() < 0.5:
+                    await forward(process.node, self.outbox.drain())
+                await pulse(process.node, nothing if self.outbox is None else self.outbox.drain())
             except EngineError:
                 continue
-            if self.outbox is not None:
-                gone = {record.id for record, _change in taken}
-                self.outbox = [one for one in self.outbox if one[0].id not in gone]
-            world.say("pulse")
+            self.world.say(f"{process.name} pulses")
 
     # The run --------------------------------------------------------------------------------------------------
 
@@ -283,10 +313,9 @@ class Simulator:
         for _ in range(rng.randint(2, 4)):
             self.new_process()
         if self.pulsed and not self.beaten:
-            relay = self.new_process()
-            relay.name = "relay"
-            self.relay = relay
-            world.spawn(relay, self.relaying(relay), "relay")
+            self.start_relay()
+            if self.outbox is not None and rng.random() < 0.3:
+                self.start_relay()
         for _ in range(self.mix.reads):
             world.after(rng.random() * RUN_S, self.read)
         for _ in range(rng.randint(min(2, self.mix.writes), self.mix.writes)):

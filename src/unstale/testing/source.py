@@ -5,18 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import msgspec
+
 from unstale.core.calls import read_served
 from unstale.core.codec import codec_for
 from unstale.core.context import loading
 from unstale.core.ops import Sleep
 from unstale.core.origin import Origin
 from unstale.core.policy import Policy
+from unstale.core.record import Stamp
 from unstale.core.served import Want, stored_key
 from unstale.testing.mixes import Mix
 from unstale.testing.oracle import Truth
 from unstale.testing.world import Process, World
 
 CODEC = codec_for(Any, "simulator")
+
+
+class View(msgspec.Struct, frozen=True):
+    """The view of a transaction: the stamp captured at its begin, when that was by the node's clock, and in truth."""
+
+    stamp: Stamp | None
+    began: float
+    at: float
 
 
 class LoaderError(Exception):
@@ -74,34 +85,43 @@ class Source:
         """Give the tag of a key: known to the loader only."""
         return f"tag:{int(key[2:]) % 2}"
 
-    def want(self, key: str, **how: Any) -> Want:
-        """Give a read of a key, as a cached function would."""
-        load = self.load_view if key.startswith("v:") else self.load
+    def want(self, key: str, view: View | None = None, **how: Any) -> Want:
+        """Give a read of a key, as a cached function would, in a transaction that began before or not."""
         process = how.pop("process")
+
+        def load() -> Any:
+            return self.load_view(process, key) if key.startswith("v:") else self.load(process, key, view)
+
         return Want(
             key=key, stored_key=stored_key(CODEC.shape, key), scopes=(key[0],), policy=self.policy, codec=CODEC,
-            bound_s=process.node.bound_of(self.policy), call=lambda: load(process, key), **how,
+            bound_s=process.node.bound_of(self.policy), call=load, **how,
         )  # fmt: skip
 
-    async def load(self, process: Process, key: str) -> list[object]:
+    async def load(self, process: Process, key: str, view: View | None = None) -> list[object]:
         """Load a key, and make sure that the origin is not asked more often at a time than it can bear."""
         if loading("load").outer is not None:
-            return await self.load_row(process, key)  # a part of a view is loaded in the place of the view
+            return await self.load_row(process, key, view)  # a part of a view is loaded in the place of the view
         self.loads += 1
         self.aloft[process.name, key] += 1
         try:
             assert not self.mix.herd or self.aloft[process.name, key] == 1, f"{key} is loaded twice at a time"
             assert self.loads <= (self.origin_limit or self.loads), "the origin is asked too often at a time"
-            return await self.load_row(process, key)
+            return await self.load_row(process, key, view)
         finally:
             self.loads -= 1
             self.aloft[process.name, key] -= 1
 
-    async def load_row(self, _process: Process, key: str) -> list[object]:
-        """Load a key: the view is taken some time after the call, and the answer comes some time after that."""
+    async def load_row(self, _process: Process, key: str, view: View | None) -> list[object]:
+        """Load a key: the view is taken some time after the call, and the answer comes some time after that.
+
+        In a transaction that began before, it is that one's view.
+        """
         rng, world = self.rng, self.world
         await Sleep(rng.random() * self.mix.load_s)
-        seen = self.truth.view(key, world.now - rng.random() * self.lag_s * 0.99)
+        if view is not None:
+            loading("view").look_back(view.stamp, view.began)
+        at = world.now - rng.random() * self.lag_s * 0.99 if view is None else view.at
+        seen = self.truth.view(key, at)
         await Sleep(rng.random() * rng.random() * self.mix.load_s * 2)
         if rng.random() < self.mix.raising:
             raise LoaderError(key)
