@@ -114,7 +114,8 @@ def test_h01_a_connection_that_is_always_in_a_transaction(cache: Cache, database
     """With `autocommit=False` nobody can see whether a commit came: a block publishes, and `publish()` is refused."""
     if not hasattr(sqlite3.Connection, "autocommit"):
         pytest.skip("needs Python 3.12 or newer")
-    with closing(sqlite3.connect(database.removeprefix("sqlite:///"), autocommit=False)) as db:
+    options: Any = {"autocommit": False}
+    with closing(sqlite3.connect(database.removeprefix("sqlite:///"), **options)) as db:
         with cache.transaction(db) as tx:
             tx.invalidate("one")
         assert (scopes_told(cache), waiting(database)) == (["one"], 1)
