@@ -7,7 +7,7 @@ import secrets
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from random import Random
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from unstale import clock as clocks
 from unstale.cached import Decorator, build
@@ -28,6 +28,7 @@ from unstale.engines.connect import Ports, connect
 from unstale.plans import Names, Templates, make_plan, refuse_bare
 from unstale.requests import check_limits, check_name, function_of, profile_of, read_bound, record_of, tuple_of, want_of
 from unstale.runtime import OnTrouble, Runtime, reporter, shielded, try_engine
+from unstale.sources import transaction as transactions
 
 T = TypeVar("T")
 Ticket = Stamp
@@ -38,8 +39,7 @@ class Cache:
     """A named pair of a store and a log, as seen by this process.
 
     Args:
-        url: `memory://` (one process), `sqlite:///path` (many processes on one machine), `redis://host:port/db` and its
-            kin (many machines).
+        url: `memory://` (one process), `sqlite:///path` (one machine), `redis://host:port/db` and its kin (many).
         name: Caches of one name at one URL are one cache, in whatever process.
         max_staleness: The bound: nothing is served that was invalidated longer ago, whatever fails.
         max_ttl: No entry lives longer, its grace included.
@@ -50,11 +50,12 @@ class Cache:
             bytes or more, the same on all nodes; or two, the new and the old one. For Redis.
         store: URLs of the stores over which the entries are spread; the log and its marks stay at `url`.
         pins: Where keys lie in spite of that: `{"price:*": "redis://a"}`.
+        truth: `"outbox"`: a relay tells the log of what is committed, and nothing is proven fresh without its pulses.
         ports: Engines made by hand, in place of `url`.
         node_name: What people call this process, beside its host and number: `unstale nodes` shows it.
         clock: Seconds that only ever grow, in place of the boot-time clock (for tests).
-        on_trouble: Called with what was tried and the error whenever something fails that no caller sees; without it,
-            the logger `unstale` warns of the first trouble of each kind, and of one a minute.
+        on_trouble: Called with what was tried and the error when something fails that no caller sees; by default the
+            logger `unstale` warns of the first trouble of each kind, and of one a minute.
 
     Raises:
         EngineUrlError: The URL names no engine.
@@ -77,6 +78,7 @@ class Cache:
         secret: str | bytes | Sequence[str | bytes] | None = None,
         store: Sequence[str] = (),
         pins: Mapping[str, str] | None = None,
+        truth: Literal["outbox"] | None = None,
         ports: Ports | None = None,
         node_name: str = "",
         clock: Callable[[], float] | None = None,
@@ -100,6 +102,7 @@ class Cache:
             table=Table(entries_max, bytes_max),
             max_staleness_s=bound_s,
             max_ttl_s=max_ttl_s,
+            relayed=transactions.check_truth(truth),
             one_engine=self.ports.one_engine,
             profile=profile_of(node_name, kept),
         )
@@ -169,15 +172,12 @@ class Cache:
         return await self.arun(calls.read_value(self.active, want_of(self, key, blocking=False, **how), default))
 
     def get_or_load(self, key: str, load: Callable[[], Any], **how: Any) -> Any:
-        """Give what is cached under a key, or load and cache it.
+        """Give what is cached under a key, or load and cache it; what the loader raises is raised.
 
         Args:
             key: The key; its text before the first colon is its namespace.
             load: Loads the value. It may call `unstale.tag`, `ttl`, `version` and `skip`.
             how: `type=` of the value, `tags=`, `consistency=`, `after=` a ticket, `policy=` or any field of one.
-
-        Raises:
-            Exception: Whatever the loader raised.
         """
         want = want_of(self, key, call=function_of(load, "loader", "get_or_load"), **how)
         return self.run(calls.read_value(self.active, want, None))
@@ -194,11 +194,8 @@ class Cache:
 
         Args:
             keys: The keys.
-            load: Loads a list of keys: a mapping, which leaves out what does not exist.
+            load: Loads a list of keys: a mapping, which leaves out what does not exist, as then does the answer.
             how: As for `get_or_load`.
-
-        Returns:
-            Values by key, without those that the loader left out.
         """
         load = function_of(load, "loader", "get_or_load_many")
         wants = [want_of(self, key, **how) for key in dict.fromkeys(tuple_of(keys, "keys"))]
@@ -301,6 +298,9 @@ class Cache:
         """End all entries that depend on any of the scopes, on every node: see `invalidate`."""
         record = record_of(self.node, scopes, soft=soft, ack=wait, version=version, reason=reason, trace=trace)
         return await self.arun(calls.publish_record(self.active, record, wait=wait))
+
+    in_transaction = transactions.in_transaction
+    transaction = transactions.transaction
 
     def ticket(self) -> Ticket | None:
         """Give a ticket for all that this node has applied: a read with `after=` it, anywhere, sees all of that."""

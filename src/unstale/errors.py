@@ -16,6 +16,7 @@
     │   ├── LoadTimeoutError      the load took longer than the policy's hard timeout
     │   ├── OriginBusyError       no free place among the origin's concurrent loads
     │   └── CachedLoadError       a remembered failure whose own class is not at hand
+    ├── SourceError           the database whose outbox is relayed: nothing is proven until it answers
     ├── FreshnessError        the value exists, but cannot be proven fresh
     │   ├── UnprovenError         the policy says `refuse`, and the lease has lapsed
     │   └── TicketError           a ticket that cannot be read, or was not reached in time
@@ -119,6 +120,12 @@ class OriginBusyError(LoadError):
 
 class CachedLoadError(LoadError):
     """A failure remembered by negative caching, whose own class is not at hand."""
+
+
+class SourceError(UnstaleError):
+    """A source that tells of changes, such as the database of an outbox, could not be read."""
+
+    culprit = "origin"
 
 
 class FreshnessError(UnstaleError):

@@ -19,10 +19,10 @@ PACKAGE = "src/unstale/"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_version", "clock", "errors"}),
     frozenset({"core"}),
-    frozenset({"engines", "sources"}),
+    frozenset({"engines"}),
     frozenset({"drivers"}),
     frozenset({"loading", "plans", "requests", "runtime"}),
-    frozenset({"hitpath"}),
+    frozenset({"hitpath", "sources"}),
     frozenset({"cached"}),
     frozenset({"cache"}),
     frozenset({"unstale"}),

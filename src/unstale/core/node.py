@@ -331,12 +331,13 @@ class Node:
         # Last of all: a hit takes no lock, and looks at the lease before it looks for its entry (H8).
         if record.covers is not None and record.covers.generation == self.generation:
             self.pulse_at = self.clock()
-            self.lease.pulse(record.covers.position)
+            if logged.record.timeline or not self.relayed:  # a pulse without a timeline has read no source (H19)
+                self.lease.pulse(record.covers.position)
 
     def _mark(self, logged: Logged) -> Record:
         """Raise the marks of a record's scopes: the record, or what it means here."""
         record = logged.record
-        if record.covers is not None and record.timeline != self.timeline:
+        if record.timeline and record.covers is not None and record.timeline != self.timeline:
             if self.timeline:
                 # The source was restored or failed over: what was loaded from its other life proves nothing (H20).
                 record = Record(record.id, (EVERYTHING,), covers=record.covers)

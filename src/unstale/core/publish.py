@@ -54,7 +54,23 @@ async def publish(node: Node, record: Record) -> Stamp:
     Raises:
         NotPublishedError: The log failed.
     """
-    appended = await append(node, (record,))
+    return await _applied(node, await append(node, (record,)))
+
+
+async def publish_once(node: Node, records: tuple[Record, ...]) -> Stamp | None:
+    """Append records that a relay will append if this fails, and apply them to this node; a failure is reported only.
+
+    The caller has committed and goes on: it does not wait for a log that is away.
+    """
+    try:
+        return await _applied(node, await Append(records))
+    except EngineError as error:
+        node.trouble("publish", error)
+        return None
+
+
+async def _applied(node: Node, appended: Appended) -> Stamp:
+    """Apply what was appended, or what is there up to it: where the last of it lies."""
     stamp = Stamp(appended.identity.generation, appended.records[-1].position)
     first = appended.records[0]
     with node.lock:
@@ -63,7 +79,11 @@ async def publish(node: Node, record: Record) -> Stamp:
         return stamp  # the tail was quicker than the reply
     # Most often it is the very next record, and there is nothing to fetch. This reply renewed no membership: no lease.
     batch = Batch(appended.identity, first.prev, appended.records)
-    if first.position != asked.position + 1 or node.apply(batch, asked, asked_id, None) is Progress.BROKEN:
+    if (
+        first.position != asked.position + 1
+        or node.apply(batch, asked, asked_id, None) is Progress.BROKEN
+        or node.applied < stamp.position  # others' records lie between ours
+    ):
         await catch_up(node)
     return stamp
 

@@ -119,12 +119,18 @@ def decode_record(data: bytes, record_id: str) -> Record:
         data: The bytes as stored.
         record_id: The id under which the log has it; the log's word counts, not the bytes'.
     """
+    record = read_record(data, record_id)
+    return unreadable(record_id) if record is None else record
+
+
+def read_record(data: bytes, record_id: str) -> Record | None:
+    """Read a wire form: None for one that this version cannot read."""
     try:
         wire = _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return unreadable(record_id)
+        return None
     if wire.format != FORMAT or wire.kind not in {INVALIDATE, PULSE} or wire.record.id != record_id:
-        return unreadable(record_id)
+        return None
     return wire.record
 
 

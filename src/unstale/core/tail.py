@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -128,37 +128,113 @@ async def beat(node: Node) -> float:
         head = await ReadHead()
         if head.proven and head.generation == node.generation:
             covers = Stamp(head.generation, head.head)
-            await Append((Record(node.new_id(), (), covers=covers, timeline=node.timeline),))
+            # No source was read, so no timeline. 1. a node that declares none beats 2. the relay of others is dead
+            # 3. if this pulse were like the relay's, it would prove the leases of those others too (H19).
+            await Append((Record(node.new_id(), (), covers=covers),))
     return every_s * (1 + node.random() / 2)
 
 
 class Drained(msgspec.Struct, frozen=True):
-    """All changes that a source had not told yet, and the timeline of the source that they belong to."""
+    """Changes that a source had not told yet, and the timeline of the source that they belong to.
+
+    Attributes:
+        records: All of them, or a part.
+        timeline: The timeline, never empty; only that of the last part counts.
+        more: This is not all yet: read again.
+        settle: Called when all of `records` are acknowledged, so that the source need not tell them again; it is given,
+            by their ids, the reasons why single ones were refused.
+    """
 
     records: tuple[Record, ...]
     timeline: str
+    more: bool = False
+    settle: Callable[[Mapping[str, str]], object] | None = None
 
 
-async def pulse(node: Node, drain: Callable[[], object]) -> Appended:
+Drain = Callable[[], object]
+
+
+async def pulse(node: Node, drain: Drain, *, sift: bool = False) -> Appended:
     """Read the source to its end and publish all that it tells, then a pulse that says up to where that proves.
 
     The order is the proof: the head h is acknowledged before the source is read, so whoever polled before h existed
-    polled before everything that this pulse has published was committed (DESIGN: pulse).
+    polled before everything that this pulse has published was committed (DESIGN: pulse). A source that tells much does
+    so in parts; each is published, and then settled, before the next is read, and the pulse comes with the last.
 
     Args:
         node: The node of the relay.
-        drain: Reads the source to its end as of now: it returns `Drained`.
+        drain: Reads the source to its end as of now, or the next part of that: it returns `Drained`.
+        sift: See `forward`.
 
     Raises:
         EngineError: The log failed: there was no pulse.
     """
     head = await ReadHead()
-    drained = await Load(drain)
-    assert isinstance(drained, Drained), "a source tells its changes as Drained"
-    records = list(drained.records)
+    drained = await _read(drain)
+    while drained.more:
+        await _publish(node, drained, (), sift=sift)
+        drained = await _read(drain)
+    last = []
     if drained.timeline != node.timeline:
         # Another life of the source (H20). A relay that cannot know the last one says so too: a cold start is right.
-        records.append(Record(node.new_id(), (EVERYTHING,), why="the source's timeline changed"))
+        last.append(Record(node.new_id(), (EVERYTHING,), why="the source's timeline changed"))
     covers = Stamp(head.generation, head.head)
-    records.append(Record(node.new_id(), (), covers=covers, timeline=drained.timeline))
-    return await append(node, tuple(records))
+    last.append(Record(node.new_id(), (), covers=covers, timeline=drained.timeline))
+    appended = await _publish(node, drained, tuple(last), sift=sift)
+    assert appended is not None, "a pulse was among it"
+    return appended
+
+
+async def forward(node: Node, drain: Drain, *, sift: bool = False) -> int:
+    """Read the source to its end and publish all that it tells, without a pulse.
+
+    Args:
+        node: The node of the relay.
+        drain: As for `pulse`.
+        sift: Publish each record for itself; one that the log refuses while it takes others is given to `settle`, and
+            in its place all entries end: nobody can say any more which ones it would have ended.
+
+    Returns:
+        How many records the source told.
+
+    Raises:
+        EngineError: The log failed.
+    """
+    told = 0
+    more = True
+    while more:
+        drained = await _read(drain)
+        told, more = told + len(drained.records), drained.more
+        await _publish(node, drained, (), sift=sift)
+    return told
+
+
+async def _read(drain: Drain) -> Drained:
+    drained = await Load(drain)
+    assert isinstance(drained, Drained), "a source tells its changes as Drained"
+    return drained
+
+
+async def _publish(node: Node, drained: Drained, last: tuple[Record, ...], *, sift: bool) -> Appended | None:
+    """Publish what a source told, and what comes last, and settle the former: never in another order (H2)."""
+    refused: dict[str, str] = {}
+    records = drained.records
+    if sift:
+        for record in records:
+            await _sift(node, record, refused)
+        records = ()
+    appended = await append(node, (*records, *last)) if records or last else None
+    settle = drained.settle
+    if settle is not None and drained.records:
+        await Load(lambda: settle(refused))
+    return appended
+
+
+async def _sift(node: Node, record: Record, refused: dict[str, str]) -> None:
+    try:
+        await append(node, (record,))
+    except EngineError as error:
+        # Is it the record, or the log? The log is well if it takes another one.
+        why = f"the log refused {record.id}"
+        await append(node, (Record(node.new_id(), (EVERYTHING,), why=why),))
+        refused[record.id] = error.message
