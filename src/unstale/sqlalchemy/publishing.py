@@ -1,0 +1,123 @@
+"""Publishing what a transaction has changed: once, after its outermost commit, and without failing that commit.
+
+H1   1. a record is published 2. a node applies it, loads the old row and stamps it later 3. the commit: nothing ends
+     what was loaded. So nothing is published before the commit has been answered; where the answer is lost, the commit
+     may have come about, and it is published all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.util import await_only
+
+from unstale.core.calls import ready
+from unstale.core.ops import Spawn
+from unstale.core.publish import publish, publish_once
+from unstale.core.record import Record
+from unstale.drivers import BACKGROUND
+from unstale.errors import UnstaleError
+from unstale.requests import record_of
+from unstale.sqlalchemy.changes import Transaction
+
+if TYPE_CHECKING:
+    from unstale.cache import Cache
+
+_TASKS: set[asyncio.Task[None]] = set()
+
+
+class Publisher:
+    """Publishes for one cache.
+
+    Args:
+        cache: The cache.
+        outbox: A record is written in the transaction that it is about, and a relay sees to it in any case.
+    """
+
+    def __init__(self, cache: Cache, *, outbox: bool) -> None:
+        self._cache = cache
+        self._outbox = outbox
+
+    def write(self, transaction: Transaction, connection: Any) -> None:
+        """Write what a transaction has changed into the outbox, as its last statement before it is committed.
+
+        Of several databases each that was changed has a row: the relay of one may come before the commit of another.
+
+        Raises:
+            Exception: What the driver raised: the transaction cannot be committed.
+        """
+        if not self._outbox or self._cache.active is None or not transaction.writes:
+            return
+        if any(transaction.connections.values()) and not transaction.connections.get(connection):
+            return
+        transaction.busy = True
+        try:
+            written = self._cache.in_transaction(connection)
+            written.invalidate(*transaction.scopes(), reason="transaction")
+        finally:
+            transaction.busy = False
+        transaction.written.append(written)
+
+    def publish(self, transaction: Transaction, *, asynchronous: bool) -> None:
+        """Publish what a transaction has changed, which has ended. What fails is reported: the commit has come about.
+
+        Args:
+            transaction: The transaction.
+            asynchronous: It is one of an asynchronous session, whose loop must not be blocked.
+        """
+        scopes = transaction.scopes()
+        if self._cache.active is None or not scopes:
+            transaction.over = True
+            return
+        record = record_of(self._cache.node, scopes, reason="transaction")
+        try:
+            if asynchronous:
+                await_only(self._apublish(transaction, record))
+            else:
+                self._publish(transaction, record)
+        except UnstaleError as error:  # the cache was closed
+            transaction.over = True
+            self._cache.node.trouble("publish", error)
+        except BaseException:  # the caller is cancelled, or interrupted: what is committed has to be told all the same
+            if asynchronous:
+                task = asyncio.ensure_future(self._cache.arun(self._insist(transaction, record)))
+                _TASKS.add(task)
+                task.add_done_callback(_TASKS.discard)
+            else:
+                BACKGROUND.submit(lambda: self._cache.run(self._insist(transaction, record)), "publish")
+            raise
+
+    def _publish(self, transaction: Transaction, record: Record) -> None:
+        if not transaction.written:
+            self._cache.run(self._announce(transaction, record))
+            return
+        for written in transaction.written:
+            written.publish()
+        transaction.over = True
+
+    async def _apublish(self, transaction: Transaction, record: Record) -> None:
+        if not transaction.written:
+            await self._cache.arun(self._announce(transaction, record))
+            return
+        for written in transaction.written:
+            await written.apublish()
+        transaction.over = True
+
+    async def _announce(self, transaction: Transaction, record: Record) -> None:
+        """Publish at once; if the log is away, go on trying while the caller goes on: its reads bypass the cache."""
+        node = self._cache.node
+        await ready(node)
+        if await publish_once(node, (record,)) is None:
+            await Spawn(lambda: self._insist(transaction, record), "publish")
+        else:
+            transaction.over = True
+
+    async def _insist(self, transaction: Transaction, record: Record) -> None:
+        """Publish as long as anyone should try; then nodes may serve the old value up to its time to live."""
+        try:
+            await publish(self._cache.node, record)
+        except UnstaleError as error:
+            self._cache.node.trouble("publish", error)
+        finally:
+            transaction.over = True
