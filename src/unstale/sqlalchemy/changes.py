@@ -8,8 +8,8 @@ from typing import Any
 from unstale.core.record import EVERYTHING
 from unstale.sqlalchemy.names import Names
 
-ROWS_MAX = 500
-"""A transaction that changes more rows of one table than these ends all rows of it: a record stays small."""
+SCOPES_MAX = 500
+"""A record has so many scopes at most; a transaction that changes more rows publishes several, by one append."""
 
 
 class Changes:
@@ -20,27 +20,16 @@ class Changes:
         raw: Something was changed by a text, and nobody knows what.
     """
 
-    __slots__ = ("_rows", "raw", "scopes")
+    __slots__ = ("raw", "scopes")
 
     def __init__(self) -> None:
         self.scopes: dict[str, None] = {}
         self.raw = False
-        self._rows: dict[Names, dict[str, None] | None] = {}
 
     def add(self, names: Names, row: str | None) -> None:
         """Take in the change of a row of a table; of any row, if it is None."""
-        rows = self._rows.setdefault(names, {})
         self.scopes[names.table] = None
-        if rows is None:
-            return
-        if row is not None:
-            rows[row] = self.scopes[row] = None
-            if len(rows) <= ROWS_MAX:
-                return
-        self._rows[names] = None
-        for one in rows:
-            self.scopes.pop(one, None)
-        self.scopes[names.rows] = None
+        self.scopes[names.rows if row is None else row] = None
 
     def add_scope(self, scope: str) -> None:
         """Take in a scope that was named by hand."""
@@ -50,11 +39,6 @@ class Changes:
         """Take in the changes since a savepoint that was released."""
         self.scopes.update(other.scopes)
         self.raw |= other.raw
-        for names, rows in other._rows.items():
-            for row in rows or {}:
-                self.add(names, row)
-            if rows is None:
-                self.add(names, None)
 
     def __bool__(self) -> bool:
         return bool(self.scopes) or self.raw
@@ -102,9 +86,10 @@ class Transaction:
         """Something was changed, and is not published yet."""
         return not self.over and any(changes for _level, changes in self._levels)
 
-    def scopes(self) -> tuple[str, ...]:
-        """Give all that it has changed."""
-        return tuple(dict.fromkeys(scope for _level, changes in self._levels for scope in changes.scopes))
+    def parts(self) -> list[tuple[str, ...]]:
+        """Give all that it has changed, in parts that are short enough for a record."""
+        scopes = tuple(dict.fromkeys(scope for _level, changes in self._levels for scope in changes.scopes))
+        return [scopes[start : start + SCOPES_MAX] for start in range(0, len(scopes), SCOPES_MAX)]
 
     def begin(self, savepoint: Any) -> None:
         """Begin a savepoint."""

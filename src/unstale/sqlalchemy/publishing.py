@@ -14,7 +14,7 @@ from sqlalchemy.util import await_only
 
 from unstale.core.calls import ready
 from unstale.core.ops import Spawn
-from unstale.core.publish import publish, publish_once
+from unstale.core.publish import append, catch_up, publish_once
 from unstale.core.record import Record
 from unstale.drivers import BACKGROUND
 from unstale.errors import UnstaleError
@@ -24,6 +24,7 @@ from unstale.sqlalchemy.changes import Transaction
 if TYPE_CHECKING:
     from unstale.cache import Cache
 
+REASON = "transaction"
 _TASKS: set[asyncio.Task[None]] = set()
 
 
@@ -54,7 +55,8 @@ class Publisher:
         transaction.busy = True
         try:
             written = self._cache.in_transaction(connection)
-            written.invalidate(*transaction.scopes(), reason="transaction")
+            for part in transaction.parts():
+                written.invalidate(*part, reason=REASON)
         finally:
             transaction.busy = False
         transaction.written.append(written)
@@ -66,57 +68,57 @@ class Publisher:
             transaction: The transaction.
             asynchronous: It is one of an asynchronous session, whose loop must not be blocked.
         """
-        scopes = transaction.scopes()
-        if self._cache.active is None or not scopes:
+        records = tuple(record_of(self._cache.node, part, reason=REASON) for part in transaction.parts())
+        if self._cache.active is None or not records:
             transaction.over = True
             return
-        record = record_of(self._cache.node, scopes, reason="transaction")
         try:
             if asynchronous:
-                await_only(self._apublish(transaction, record))
+                await_only(self._apublish(transaction, records))
             else:
-                self._publish(transaction, record)
+                self._publish(transaction, records)
         except UnstaleError as error:  # the cache was closed
             transaction.over = True
             self._cache.node.trouble("publish", error)
         except BaseException:  # the caller is cancelled, or interrupted: what is committed has to be told all the same
             if asynchronous:
-                task = asyncio.ensure_future(self._cache.arun(self._insist(transaction, record)))
+                task = asyncio.ensure_future(self._cache.arun(self._insist(transaction, records)))
                 _TASKS.add(task)
                 task.add_done_callback(_TASKS.discard)
             else:
-                BACKGROUND.submit(lambda: self._cache.run(self._insist(transaction, record)), "publish")
+                BACKGROUND.submit(lambda: self._cache.run(self._insist(transaction, records)), "publish")
             raise
 
-    def _publish(self, transaction: Transaction, record: Record) -> None:
+    def _publish(self, transaction: Transaction, records: tuple[Record, ...]) -> None:
         if not transaction.written:
-            self._cache.run(self._announce(transaction, record))
+            self._cache.run(self._announce(transaction, records))
             return
         for written in transaction.written:
             written.publish()
         transaction.over = True
 
-    async def _apublish(self, transaction: Transaction, record: Record) -> None:
+    async def _apublish(self, transaction: Transaction, records: tuple[Record, ...]) -> None:
         if not transaction.written:
-            await self._cache.arun(self._announce(transaction, record))
+            await self._cache.arun(self._announce(transaction, records))
             return
         for written in transaction.written:
             await written.apublish()
         transaction.over = True
 
-    async def _announce(self, transaction: Transaction, record: Record) -> None:
+    async def _announce(self, transaction: Transaction, records: tuple[Record, ...]) -> None:
         """Publish at once; if the log is away, go on trying while the caller goes on: its reads bypass the cache."""
         node = self._cache.node
         await ready(node)
-        if await publish_once(node, (record,)) is None:
-            await Spawn(lambda: self._insist(transaction, record), "publish")
+        if await publish_once(node, records) is None:
+            await Spawn(lambda: self._insist(transaction, records), "publish")
         else:
             transaction.over = True
 
-    async def _insist(self, transaction: Transaction, record: Record) -> None:
+    async def _insist(self, transaction: Transaction, records: tuple[Record, ...]) -> None:
         """Publish as long as anyone should try; then nodes may serve the old value up to its time to live."""
         try:
-            await publish(self._cache.node, record)
+            await append(self._cache.node, records)
+            await catch_up(self._cache.node)
         except UnstaleError as error:
             self._cache.node.trouble("publish", error)
         finally:
