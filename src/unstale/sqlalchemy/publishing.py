@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import TextClause, text
 from sqlalchemy.util import await_only
 
 from unstale.core.calls import ready
 from unstale.core.ops import Spawn
 from unstale.core.publish import append, catch_up, publish_once
-from unstale.core.record import Record
+from unstale.core.record import Record, encode_record
 from unstale.drivers import BACKGROUND
 from unstale.errors import UnstaleError
 from unstale.requests import record_of
+from unstale.sources.dialects import TABLE, dialect_of
 from unstale.sqlalchemy.changes import Transaction
 
 if TYPE_CHECKING:
@@ -39,49 +41,72 @@ class Publisher:
     def __init__(self, cache: Cache, *, outbox: bool) -> None:
         self._cache = cache
         self._outbox = outbox
+        self._statements: dict[tuple[str, bool], TextClause] = {}
 
-    def write(self, transaction: Transaction, connection: Any) -> None:
+    def write(self, transaction: Transaction, connection: Any, *, prepared: bool = False) -> None:
         """Write what a transaction has changed into the outbox, as its last statement before it is committed.
 
-        Of several databases each that was changed has a row: the relay of one may come before the commit of another.
+        Of several databases each that was changed has a row of its own, under another id: the relay of one may come
+        before the commit of another, and what it has published the log would not take again.
+
+        Args:
+            transaction: The transaction.
+            connection: The connection that is about to commit.
+            prepared: It is about to prepare: PostgreSQL then takes no NOTIFY, and the relay finds the row by itself.
 
         Raises:
+            UsageError: No outbox can be in that database.
             Exception: What the driver raised: the transaction cannot be committed.
         """
         if not self._outbox or self._cache.active is None or not transaction.writes:
             return
         if any(transaction.connections.values()) and not transaction.connections.get(connection):
             return
+        records = self._records(transaction)
+        statement = self._statement(connection.dialect.name, prepared=prepared)
         transaction.busy = True
         try:
-            written = self._cache.in_transaction(connection)
-            for part in transaction.parts():
-                written.invalidate(*part, reason=REASON)
+            for record in records:
+                row = {"id": record.id, "cache": self._cache.name, "data": encode_record(record)}
+                connection.execute(statement, row)
         finally:
             transaction.busy = False
-        transaction.written.append(written)
+        transaction.written.extend(records)
 
-    def publish(self, transaction: Transaction, *, asynchronous: bool) -> None:
+    def _records(self, transaction: Transaction) -> tuple[Record, ...]:
+        return tuple(record_of(self._cache.node, part, reason=REASON) for part in transaction.parts())
+
+    def _statement(self, name: str, *, prepared: bool) -> TextClause:
+        known = self._statements.get((name, prepared))
+        if known is None:
+            dialect = dialect_of(name)
+            row = f"INSERT INTO {TABLE} (id, cache, data) VALUES (?, ?, ?)"  # noqa: S608 - a name of ours
+            written = (row if prepared else dialect.insert(TABLE, self._cache.name)).replace(":", r"\:")
+            for place in (":id", ":cache", ":data"):
+                written = written.replace("?", place, 1)
+            known = self._statements[name, prepared] = text(written)
+        return known
+
+    def publish(self, transaction: Transaction) -> None:
         """Publish what a transaction has changed, which has ended. What fails is reported: the commit has come about.
 
         Args:
             transaction: The transaction.
-            asynchronous: It is one of an asynchronous session, whose loop must not be blocked.
         """
-        records = tuple(record_of(self._cache.node, part, reason=REASON) for part in transaction.parts())
-        if self._cache.active is None or not records:
+        if self._cache.active is None or not transaction.writes:
             transaction.over = True
             return
+        records = tuple(transaction.written) or self._records(transaction)
         try:
-            if asynchronous:
-                await_only(self._apublish(transaction, records))
+            if transaction.asynchronous:
+                await_only(self._cache.arun(self._announce(transaction, records)))
             else:
-                self._publish(transaction, records)
+                self._cache.run(self._announce(transaction, records))
         except UnstaleError as error:  # the cache was closed
             transaction.over = True
             self._cache.node.trouble("publish", error)
         except BaseException:  # the caller is cancelled, or interrupted: what is committed has to be told all the same
-            if asynchronous:
+            if transaction.asynchronous:
                 task = asyncio.ensure_future(self._cache.arun(self._insist(transaction, records)))
                 _TASKS.add(task)
                 task.add_done_callback(_TASKS.discard)
@@ -89,27 +114,14 @@ class Publisher:
                 BACKGROUND.submit(lambda: self._cache.run(self._insist(transaction, records)), "publish")
             raise
 
-    def _publish(self, transaction: Transaction, records: tuple[Record, ...]) -> None:
-        if not transaction.written:
-            self._cache.run(self._announce(transaction, records))
-            return
-        for written in transaction.written:
-            written.publish()
-        transaction.over = True
-
-    async def _apublish(self, transaction: Transaction, records: tuple[Record, ...]) -> None:
-        if not transaction.written:
-            await self._cache.arun(self._announce(transaction, records))
-            return
-        for written in transaction.written:
-            await written.apublish()
-        transaction.over = True
-
     async def _announce(self, transaction: Transaction, records: tuple[Record, ...]) -> None:
-        """Publish at once; if the log is away, go on trying while the caller goes on: its reads bypass the cache."""
+        """Publish at once; if the log is away, go on trying while the caller goes on: its reads bypass the cache.
+
+        What lies in an outbox the relay publishes.
+        """
         node = self._cache.node
         await ready(node)
-        if await publish_once(node, records) is None:
+        if await publish_once(node, records) is None and not transaction.written:
             await Spawn(lambda: self._insist(transaction, records), "publish")
         else:
             transaction.over = True

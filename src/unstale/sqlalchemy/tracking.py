@@ -108,8 +108,9 @@ class Tracking:
         node, bind = self.cache.node, session.bind
         state.joined = isinstance(bind, Connection) and bind.in_transaction()
         stamp = None if state.joined else node.stamp()  # its view may be older than this session
-        if self.cache.runtime.tail is None and self.cache.active is not None:
-            self.cache.runtime.start()  # by the next transaction there is a stamp
+        runtime = self.cache.runtime
+        if runtime.tail is None and self.cache.active is not None and not runtime.closed:
+            runtime.start()  # by the next transaction there is a stamp
         state.begin(Transaction(part), stamp, node.clock())
 
     def _connected(self, session: Session, part: SessionTransaction, connection: Connection) -> None:
@@ -153,7 +154,7 @@ class Tracking:
         if transaction.certain():
             transaction.over = True
         else:
-            self._publisher.publish(transaction, asynchronous=transaction.asynchronous)
+            self._publisher.publish(transaction)
         if transaction.over:
             leave(transaction)
 
@@ -261,7 +262,7 @@ class Tracking:
     def _prepares(self, connection: Connection, _xid: Any) -> None:
         transaction = self._transaction_on(connection)
         if transaction is not None:
-            self._publisher.write(transaction, connection)
+            self._publisher.write(transaction, connection, prepared=True)
             transaction.prepared = True
 
     def _commits_prepared(self, connection: Connection, _xid: Any, _prepared: Any) -> None:
