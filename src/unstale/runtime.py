@@ -47,7 +47,12 @@ class Runtime:
         self._starting = threading.Lock()
         _live.add(self)
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the tail, unless it runs.
+
+        Raises:
+            ClosedError: The cache is closed.
+        """
         with self._starting:
             if self.closed:
                 msg = f"the cache {self.name!r} is closed"
@@ -63,7 +68,7 @@ class Runtime:
             ClosedError: The cache is closed.
         """
         try:
-            self._start()
+            self.start()
         except BaseException:  # Ctrl-C among them
             flow.close()
             raise

@@ -26,7 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cached"}),
     frozenset({"cache"}),
     frozenset({"unstale"}),
-    frozenset({"http", "observe"}),
+    frozenset({"http", "observe", "sqlalchemy"}),
     frozenset({"cli", "web", "__main__"}),
     frozenset({"testing"}),
 )

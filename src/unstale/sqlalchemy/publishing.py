@@ -1,0 +1,137 @@
+"""Publishing what a transaction has changed: once, after its outermost commit, and without failing that commit.
+
+H1   1. a record is published 2. a node applies it, loads the old row and stamps it later 3. the commit: nothing ends
+     what was loaded. So nothing is published before the commit has been answered; where the answer is lost, the commit
+     may have come about, and it is published all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.util import await_only
+
+from unstale.core.calls import ready
+from unstale.core.ops import Spawn
+from unstale.core.publish import append, catch_up, publish_once
+from unstale.core.record import Record, encode_record
+from unstale.drivers import BACKGROUND
+from unstale.errors import UnstaleError
+from unstale.requests import record_of
+from unstale.sources.dialects import TABLE, dialect_of
+from unstale.sqlalchemy.changes import Transaction
+
+if TYPE_CHECKING:
+    from unstale.cache import Cache
+
+REASON = "transaction"
+_TASKS: set[asyncio.Task[None]] = set()
+
+
+class Publisher:
+    """Publishes for one cache.
+
+    Args:
+        cache: The cache.
+        outbox: A record is written in the transaction that it is about, and a relay sees to it in any case.
+    """
+
+    def __init__(self, cache: Cache, *, outbox: bool) -> None:
+        self._cache = cache
+        self._outbox = outbox
+        self._statements: dict[tuple[str, bool], TextClause] = {}
+
+    def write(self, transaction: Transaction, connection: Any, *, prepared: bool = False) -> None:
+        """Write what a transaction has changed into the outbox, as its last statement before it is committed.
+
+        Of several databases each that was changed has a row of its own, under another id: the relay of one may come
+        before the commit of another, and what it has published the log would not take again.
+
+        Args:
+            transaction: The transaction.
+            connection: The connection that is about to commit.
+            prepared: It is about to prepare: PostgreSQL then takes no NOTIFY, and the relay finds the row by itself.
+
+        Raises:
+            UsageError: No outbox can be in that database.
+            Exception: What the driver raised: the transaction cannot be committed.
+        """
+        if not self._outbox or self._cache.active is None or not transaction.writes:
+            return
+        if any(transaction.connections.values()) and not transaction.connections.get(connection):
+            return
+        records = self._records(transaction)
+        statement = self._statement(connection.dialect.name, prepared=prepared)
+        transaction.busy = True
+        try:
+            for record in records:
+                row = {"id": record.id, "cache": self._cache.name, "data": encode_record(record)}
+                connection.execute(statement, row)
+        finally:
+            transaction.busy = False
+        transaction.written.extend(records)
+
+    def _records(self, transaction: Transaction) -> tuple[Record, ...]:
+        return tuple(record_of(self._cache.node, part, reason=REASON) for part in transaction.parts())
+
+    def _statement(self, name: str, *, prepared: bool) -> TextClause:
+        known = self._statements.get((name, prepared))
+        if known is None:
+            dialect = dialect_of(name)
+            row = f"INSERT INTO {TABLE} (id, cache, data) VALUES (?, ?, ?)"  # noqa: S608 - a name of ours
+            written = (row if prepared else dialect.insert(TABLE, self._cache.name)).replace(":", r"\:")
+            for place in (":id", ":cache", ":data"):
+                written = written.replace("?", place, 1)
+            known = self._statements[name, prepared] = text(written)
+        return known
+
+    def publish(self, transaction: Transaction) -> None:
+        """Publish what a transaction has changed, which has ended. What fails is reported: the commit has come about.
+
+        Args:
+            transaction: The transaction.
+        """
+        if self._cache.active is None or not transaction.writes:
+            transaction.over = True
+            return
+        records = tuple(transaction.written) or self._records(transaction)
+        try:
+            if transaction.asynchronous:
+                await_only(self._cache.arun(self._announce(transaction, records)))
+            else:
+                self._cache.run(self._announce(transaction, records))
+        except UnstaleError as error:  # the cache was closed
+            transaction.over = True
+            self._cache.node.trouble("publish", error)
+        except BaseException:  # the caller is cancelled, or interrupted: what is committed has to be told all the same
+            if transaction.asynchronous:
+                task = asyncio.ensure_future(self._cache.arun(self._insist(transaction, records)))
+                _TASKS.add(task)
+                task.add_done_callback(_TASKS.discard)
+            else:
+                BACKGROUND.submit(lambda: self._cache.run(self._insist(transaction, records)), "publish")
+            raise
+
+    async def _announce(self, transaction: Transaction, records: tuple[Record, ...]) -> None:
+        """Publish at once; if the log is away, go on trying while the caller goes on: its reads bypass the cache.
+
+        What lies in an outbox the relay publishes.
+        """
+        node = self._cache.node
+        await ready(node)
+        if await publish_once(node, records) is None and not transaction.written:
+            await Spawn(lambda: self._insist(transaction, records), "publish")
+        else:
+            transaction.over = True
+
+    async def _insist(self, transaction: Transaction, records: tuple[Record, ...]) -> None:
+        """Publish as long as anyone should try; then nodes may serve the old value up to its time to live."""
+        try:
+            await append(self._cache.node, records)
+            await catch_up(self._cache.node)
+        except UnstaleError as error:
+            self._cache.node.trouble("publish", error)
+        finally:
+            transaction.over = True
