@@ -28,6 +28,7 @@ from unstale.engines.connect import Ports, connect
 from unstale.plans import Names, Templates, make_plan, refuse_bare
 from unstale.requests import check_limits, check_name, function_of, profile_of, read_bound, record_of, tuple_of, want_of
 from unstale.runtime import OnTrouble, Runtime, reporter, shielded, try_engine
+from unstale.sources import exact as exacts
 from unstale.sources import transaction as transactions
 
 T = TypeVar("T")
@@ -280,8 +281,7 @@ class Cache:
 
         Raises:
             NotPublishedError: The log failed; repeat the invalidation.
-            ScopeError: A scope that cannot be one.
-            ValueTypeError: A version that is no integer of 64 bits.
+            ScopeError, ValueTypeError: A scope that cannot be one, or a version that is no integer of 64 bits.
         """
         record = record_of(self.node, scopes, soft=soft, ack=wait, version=version, reason=reason, trace=trace)
         return self.run(calls.publish_record(self.active, record, wait=wait))
@@ -299,8 +299,8 @@ class Cache:
         record = record_of(self.node, scopes, soft=soft, ack=wait, version=version, reason=reason, trace=trace)
         return await self.arun(calls.publish_record(self.active, record, wait=wait))
 
-    in_transaction = transactions.in_transaction
-    transaction = transactions.transaction
+    in_transaction, transaction = transactions.in_transaction, transactions.transaction
+    exact, aexact = exacts.exact, exacts.aexact
 
     def ticket(self) -> Ticket | None:
         """Give a ticket for all that this node has applied: a read with `after=` it, anywhere, sees all of that."""
@@ -341,7 +341,7 @@ class Cache:
         return self.runtime.stats()
 
     def close(self) -> None:
-        """Leave the member list and stop the tail; a closed cache cannot be used again. Idempotent."""
+        """Leave the member list and stop the tail, for good. Idempotent."""
         self.runtime.close()
 
     async def aclose(self) -> None:

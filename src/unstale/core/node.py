@@ -218,6 +218,13 @@ class Node:
             return None
         return next((at for at, applied in self._history if applied >= position), self.clock())
 
+    def left_at(self, position: int) -> float | None:
+        """Give the latest known moment at which nothing after a position was applied, under the lock; None if unknown.
+
+        What a view of that position shows was still the truth then, as far as this node could know.
+        """
+        return next((at for at, applied in reversed(self._history) if applied <= position), None)
+
     # The log --------------------------------------------------------------------------------------------------
 
     def member(self) -> Member:

@@ -151,6 +151,11 @@ class PostgresEngine:
                 if ear.woken or time.monotonic() >= until:
                     return batch
 
+    def head_in_snapshot(self) -> tuple[str, tuple[bytes]]:
+        """Give the query that shows generation and head in the snapshot of whoever runs it, and its parameters."""
+        schema = self.url.schema  # the URL's parser takes nothing but plain names
+        return f'SELECT generation, head FROM "{schema}".cache WHERE name = ?', (self.name.encode(),)  # noqa: S608
+
     def read_head(self) -> Identity:
         """See `LogPort.read_head`."""
         return self._link.run(self._log.read_head())

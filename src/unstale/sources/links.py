@@ -189,11 +189,7 @@ class AlchemyLink:
 
     def execute(self, statement: str, parameters: tuple[Any, ...]) -> object:
         """Run a statement."""
-        from sqlalchemy import text
-
-        head, *rest = statement.split("?")
-        named = head + "".join(f":p{number}{part}" for number, part in enumerate(rest))
-        return self._connection.execute(text(named), {f"p{number}": one for number, one in enumerate(parameters)})
+        return self._connection.execute(*as_text(statement, parameters))
 
     def commit(self) -> object:
         """Commit."""
@@ -206,6 +202,15 @@ class AlchemyLink:
     def open(self) -> bool:
         """Say whether a transaction is under way."""
         return bool(self._inner.in_transaction())
+
+
+def as_text(statement: str, parameters: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
+    """Give a statement and its parameters as SQLAlchemy wants them."""
+    from sqlalchemy import text
+
+    head, *rest = statement.split("?")
+    named = head + "".join(f":p{number}{part}" for number, part in enumerate(rest))
+    return text(named), {f"p{number}": one for number, one in enumerate(parameters)}
 
 
 def link_of(connection: Any) -> Link:

@@ -42,7 +42,14 @@ if TYPE_CHECKING:
 __all__ = ["narrowed", "touched", "track"]
 
 
-def track(target: Any, cache: Cache, *, scopes: Mapping[type, str] | None = None, outbox: bool = False) -> None:
+def track(
+    target: Any,
+    cache: Cache,
+    *,
+    scopes: Mapping[type, str] | None = None,
+    outbox: bool = False,
+    exact: bool = False,
+) -> None:
     """Let sessions tell a cache what they have committed, and tag what cached functions read through them.
 
     Args:
@@ -52,6 +59,8 @@ def track(target: Any, cache: Cache, *, scopes: Mapping[type, str] | None = None
             key. A class can say so itself: `__unstale_scope__ = "item:{id}"`.
         outbox: What is published is written in the transaction that it is about, too, and a relay publishes it if this
             process dies (see the guide on the outbox).
+        exact: At the begin of each transaction ask what it sees of the log: also a session on a replica that lags then
+            loads what is never served too long. For a cache on `postgresql://` in the same database.
 
     Raises:
         UsageError: The target makes no sessions, or is tracked for this cache already.
@@ -60,7 +69,7 @@ def track(target: Any, cache: Cache, *, scopes: Mapping[type, str] | None = None
     sessions = _sessions_of(target)
     if any(one.cache is cache for one in _trackings(sessions)):
         raise UsageError("these sessions are tracked for this cache already", hint="call track() once")
-    tracking = Tracking(cache, Naming(scopes or {}), outbox=outbox)
+    tracking = Tracking(cache, Naming(scopes or {}), outbox=outbox, exact=exact)
     tracking.follow(sessions)
     sessions._unstale_trackings = (*_trackings(sessions), tracking)  # noqa: SLF001 - of ours
 

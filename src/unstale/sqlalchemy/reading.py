@@ -88,6 +88,15 @@ class SessionState:
         if self.view_from is None:  # else the session holds objects of an earlier view
             self.since, self.view_from = stamp, now
 
+    def seen_in(self, stamp: Stamp | None, view_from: float) -> None:
+        """Take over what the transaction's own view shows of the log: it may be older than its begin."""
+        known = self.since
+        if stamp is None or known is None or stamp.generation != known.generation:
+            self.since = None
+        elif stamp.position < known.position:
+            self.since = stamp
+        self.view_from = view_from if self.view_from is None else min(self.view_from, view_from)
+
     def end(self, *, keeps: bool) -> None:
         """End the transaction; `keeps`: the session keeps the objects as they are."""
         self.transaction = None

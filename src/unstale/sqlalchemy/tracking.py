@@ -17,6 +17,8 @@ from sqlalchemy.orm import Session, SessionTransaction
 from unstale.core.context import Frame, enter, leave, surroundings
 from unstale.core.keys import check_scope
 from unstale.errors import UsageError
+from unstale.sources import exact as exacts
+from unstale.sources.links import as_text
 from unstale.sqlalchemy.changes import Transaction
 from unstale.sqlalchemy.expressions import may_write
 from unstale.sqlalchemy.names import Naming
@@ -37,10 +39,12 @@ class Tracking:
         cache: The cache.
         naming: Names of tables and rows.
         outbox: Records are written into an outbox, in the transaction that they are about.
+        exact: Transactions are dated by what they see of the log.
     """
 
-    def __init__(self, cache: Cache, naming: Naming, *, outbox: bool) -> None:
+    def __init__(self, cache: Cache, naming: Naming, *, outbox: bool, exact: bool) -> None:
         self.cache = cache
+        self._exact = exacts.head_in_snapshot(cache) if exact else None
         self.naming = naming
         self._statements = Statements(naming)
         self._reading = Reading(cache.node, naming)
@@ -127,6 +131,13 @@ class Tracking:
         if connection.engine not in self._engines:
             self._engines.add(connection.engine)
             self._listen(connection.engine)
+        if self._exact is not None and self.cache.active is not None:
+            transaction.busy, busy = True, transaction.busy
+            try:
+                found = connection.execute(*as_text(*self._exact)).fetchone()
+            finally:
+                transaction.busy = busy
+            state.seen_in(*exacts.view(self.cache.node, found))
 
     def _committed(self, session: Session) -> None:
         state = self._sessions.get(session)
