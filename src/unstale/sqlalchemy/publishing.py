@@ -93,16 +93,16 @@ class Publisher:
         Args:
             transaction: The transaction.
         """
-        if self._cache.active is None or not transaction.writes:
+        records = tuple(transaction.written) or self._records(transaction)
+        if self._cache.active is None or not records:
             transaction.over = True
             return
-        records = tuple(transaction.written) or self._records(transaction)
         try:
             if transaction.asynchronous:
                 await_only(self._cache.arun(self._announce(transaction, records)))
             else:
                 self._cache.run(self._announce(transaction, records))
-        except UnstaleError as error:  # the cache was closed
+        except Exception as error:  # noqa: BLE001 - such as that the cache was closed: what is committed stays so
             transaction.over = True
             self._cache.node.trouble("publish", error)
         except BaseException:  # the caller is cancelled, or interrupted: what is committed has to be told all the same
