@@ -30,9 +30,21 @@ BENCHMARKS = {
     "memory": "benchmarks.memory_use",
     "ratio": "benchmarks.hit_ratio",
     "redis": "benchmarks.redis_bench",
+    "tracking": "benchmarks.tracking",
 }
-APART = ("redis",)  # it needs a server's program, and has a file of results of its own
-PEERS = ("aiocache", "cachebox", "cachetools", "cashews", "diskcache", "dogpile.cache", "hiredis", "redis", "theine")
+APART = ("redis", "tracking")  # they need a server's program
+PEERS = (
+    "aiocache",
+    "cachebox",
+    "cachetools",
+    "cashews",
+    "diskcache",
+    "dogpile.cache",
+    "hiredis",
+    "redis",
+    "sqlalchemy",
+    "theine",
+)
 TIMEOUT_S = 900.0
 
 
@@ -105,7 +117,7 @@ def main(argv: list[str]) -> int:
     )
     print(plain(figures))
     print(f"{time.perf_counter() - began:.0f} s")
-    full = {(): RESULTS, APART: REDIS_RESULTS}.get(tuple(given.only or ()))
+    full = {(): RESULTS, ("redis",): REDIS_RESULTS}.get(tuple(given.only or ()))
     file = given.json or (None if given.quick else full)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -33,6 +33,7 @@ GROUPS = {
     "redis log": "Publishing to Redis, and following",
     "redis fleet": "Many processes on one Redis",
     FAN_OUT: "What one Redis carries",
+    "tracking": "Sessions of SQLAlchemy, tracked by untracked",
 }
 
 
