@@ -17,9 +17,10 @@ BOUND = "1s"
 
 @contextlib.contextmanager
 def behind_an_outbox(url: str, **how: Any) -> Iterator[Cache]:
-    """Give a cache that proves its freshness by a relay's pulses alone."""
+    """Give a cache that follows its log and proves its freshness by a relay's pulses alone."""
     settings: dict[str, Any] = {"name": NAME, "max_staleness": BOUND, "truth": "outbox"}
     with Cache(url, **settings | how) as cache:
+        cache.ticket()  # from its first call on it follows the log
         yield cache
 
 

@@ -156,3 +156,15 @@ def test_what_was_committed_is_published_once_and_without_raising(bench: Bench) 
     script.until(ops.Append)
     script.fail(UnavailableError("no log"))
     assert (script.done, script.value, node.counts["trouble:publish"]) == (True, None, 1)
+
+
+def test_what_could_not_be_published_is_named(bench: Bench) -> None:
+    """The error of a batch names some of its scopes and counts the others; that of a pulse says that it was one."""
+    relay = bench.node("relay", relayed=True)
+    bench.broken[ops.Append] = FullError("no space")
+    many = Drained(tuple(Record(f"{number}", (f"s{number}",)) for number in range(8)), "t1")
+    with pytest.raises(NotPublishedError, match="invalidation of s0, s1, s2, s3, s4 and 3 more could not"):
+        bench.run(forward(relay, lambda: many))
+    relay.timeline = "t1"
+    with pytest.raises(NotPublishedError, match="a pulse could not"):
+        bench.run(pulse(relay, lambda: Drained((), "t1")))

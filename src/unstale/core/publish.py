@@ -16,6 +16,7 @@ LIMIT = 512  # records a poll: the network's round trip, not the applying, is wh
 RETRY_MIN_S = 0.005
 RETRY_MAX_S = 0.25
 APPEND_PATIENCE_S = 5.0
+SHOWN_MAX = 5  # scopes in the message of an error
 
 
 async def append(node: Node, records: tuple[Record, ...]) -> Appended:
@@ -40,11 +41,13 @@ async def append(node: Node, records: tuple[Record, ...]) -> Appended:
 
 
 def _not_published(records: tuple[Record, ...], error: EngineError) -> NotPublishedError:
-    scopes = ", ".join(scope for record in records for scope in record.scopes)
+    scopes = [scope for record in records for scope in record.scopes]
+    more = f" and {len(scopes) - SHOWN_MAX:,} more" if len(scopes) > SHOWN_MAX else ""
+    what = f"the invalidation of {', '.join(scopes[:SHOWN_MAX])}{more}" if scopes else "a pulse"
     return NotPublishedError(
-        f"the invalidation of {scopes} could not be published: {error.message}",
+        f"{what} could not be published: {error.message}",
         hint=f"nodes may serve the old value up to its ttl: repeat the invalidation. {error.hint}".strip(),
-        scopes=scopes,
+        scopes=", ".join(scopes),
     )
 
 

@@ -13,7 +13,7 @@ from unstale.core.node import Progress
 from unstale.core.ops import Append, Appended, Batch, ExtendMarks, Identity, Load, Lock, Poll, ReadHead, Sleep
 from unstale.core.publish import LIMIT, append
 from unstale.core.record import EVERYTHING, Logged, Record, Stamp
-from unstale.errors import EngineError
+from unstale.errors import EngineError, NotPublishedError
 
 if TYPE_CHECKING:
     from unstale.core.node import Node
@@ -233,8 +233,8 @@ async def _publish(node: Node, drained: Drained, last: tuple[Record, ...], *, si
 async def _sift(node: Node, record: Record, refused: dict[str, str]) -> None:
     try:
         await append(node, (record,))
-    except EngineError as error:
+    except NotPublishedError as error:
         # Is it the record, or the log? The log is well if it takes another one.
         why = f"the log refused {record.id}"
         await append(node, (Record(node.new_id(), (EVERYTHING,), why=why),))
-        refused[record.id] = error.message
+        refused[record.id] = str(error.__cause__)

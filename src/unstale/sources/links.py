@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 from unstale.errors import UsageError
 from unstale.sources.dialects import MYSQL, POSTGRESQL, SQLITE, Dialect, dialect_of
 
+IN_TRANSACTION: Final = 1  # of what a MySQL says of itself with each answer
 KNOWN: Final = "psycopg, sqlite3, PyMySQL, and the Connection or Session of SQLAlchemy"
 NO_TRANSACTION: Final = "begin a transaction around the change and this call, or write: with cache.transaction({name}):"
 
@@ -111,8 +112,8 @@ class SQLiteLink:
         return self._connection.execute("ROLLBACK") if self._mode is True else self._connection.rollback()
 
     def open(self) -> bool:
-        """Say whether a transaction is under way; one that `autocommit=False` began by itself is none yet."""
-        return self._mode is not False and self._connection.in_transaction
+        """Say whether a transaction is under way; with `autocommit=False` one always is."""
+        return bool(self._connection.in_transaction)
 
 
 class PyMySQLLink:
@@ -148,7 +149,7 @@ class PyMySQLLink:
 
     def open(self) -> bool:
         """Say whether a transaction is under way."""
-        return bool(self._connection.get_transaction_status())
+        return bool(self._connection.server_status & IN_TRANSACTION)
 
 
 class AlchemyLink:
