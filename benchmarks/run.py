@@ -19,7 +19,17 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.figures import FORMAT, OUTBOX_RESULTS, REDIS_RESULTS, RESULTS, TRACKING_RESULTS, Figure, Options, Run, failed
+from benchmarks.figures import (
+    FORMAT,
+    OUTBOX_RESULTS,
+    REDIS_RESULTS,
+    RESULTS,
+    TRACKING_RESULTS,
+    Figure,
+    Options,
+    Run,
+    failed,
+)
 from benchmarks.table import plain
 
 ROOT = Path(__file__).resolve().parents[1]
