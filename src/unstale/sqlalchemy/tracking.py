@@ -55,6 +55,7 @@ class Tracking:
             ("after_transaction_create", self._began),
             ("after_begin", self._connected),
             ("after_commit", self._committed),
+            ("after_rollback", self._rolled_back),
             ("after_transaction_end", self._ended),
             ("detached_to_persistent", self._attached),
         ):
@@ -139,6 +140,13 @@ class Tracking:
         else:
             state.transaction.release(savepoint, keep=True)
 
+    def _rolled_back(self, session: Session) -> None:
+        """Note that what was prepared is no more, if the database was there to hear it."""
+        state = self._sessions.get(session)
+        transaction = None if state is None else state.transaction
+        if transaction is not None and not any(connection.invalidated for connection in transaction.connections):
+            transaction.prepared = False
+
     def _ended(self, session: Session, part: SessionTransaction) -> None:
         if part.parent is not None and not part.nested:
             return
@@ -180,7 +188,6 @@ class Tracking:
             ("commit", self._commits),
             ("prepare_twophase", self._prepares),
             ("commit_twophase", self._commits_prepared),
-            ("rollback_twophase", self._rolls_back_prepared),
         ):
             event.listen(engine, name, listener)
 
@@ -270,8 +277,3 @@ class Tracking:
         transaction = self._transaction_on(connection)
         if transaction is not None:
             transaction.sent = True
-
-    def _rolls_back_prepared(self, connection: Connection, _xid: Any, _prepared: Any) -> None:
-        transaction = self._transaction_on(connection)
-        if transaction is not None and not connection.invalidated:
-            transaction.prepared = False
