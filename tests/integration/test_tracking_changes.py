@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, String, delete, insert, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
@@ -209,7 +210,11 @@ def test_h31_what_the_database_deletes_by_itself_is_published(shop: TrackedShop)
 
 def test_h31_bulk_statements_end_all_rows(shop: TrackedShop) -> None:
     """A statement that changes rows whose keys it does not name ends all that depends on any row of the table."""
+    dialect: Any = postgresql if shop.engine.dialect.name == "postgresql" else sqlite
+    upsert = dialect.insert(Product).values(id=1, price=1)
     statements = [
+        upsert.on_conflict_do_update(index_elements=["id"], set_={"price": 7}),
+        upsert.on_conflict_do_nothing(),
         update(Product).where(Product.price > 10).values(price=0),
         update(Product.__table__).values(price=1),  # type: ignore[arg-type]
         delete(Product).where(Product.owner_id == 2),

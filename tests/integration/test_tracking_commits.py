@@ -190,7 +190,7 @@ def test_h02_a_prepared_transaction_that_is_left_is_published(on_postgres: Track
         server.sql(f"select pg_terminate_backend({pid})")
         until(lambda: server.sql(f"select count(*) from pg_stat_activity where pid = {pid}") == [(0,)])
         with pytest.raises(DBAPIError):
-            session.commit()
+            session.rollback()
     ((gid,),) = server.sql("select gid from pg_prepared_xacts")
     server.sql(f"rollback prepared '{gid}'")
     assert shop.published() == [ONE]

@@ -235,7 +235,7 @@ def test_h31_an_entry_ends_with_what_it_was_made_of(engine: Engine, tmp_path: Pa
         shop.track()
         loads: list[object] = []
 
-        @shop.cache.cached("product:{product_id}")
+        @shop.cache.cached("price:{product_id}")
         def price(product_id: int) -> int:
             loads.append(product_id)
             with shop.sessions() as session:

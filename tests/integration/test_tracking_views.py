@@ -61,7 +61,8 @@ def price_by(shop: TrackedShop, session: Session | None = None) -> int:
         with shop.sessions() as own:
             return own.get_one(Product, 1).price
 
-    return shop.cache.get_or_load("product:1", load, type=int)
+    price: int = shop.cache.get_or_load("product:1", load, type=int)
+    return price
 
 
 def elsewhere(shop: TrackedShop) -> int:
@@ -150,11 +151,12 @@ def test_h17_what_a_session_kept_of_an_earlier_transaction_is_old(shop: TrackedS
         product = session.get_one(Product, 1)
         session.commit()
         raise_price(shop)
+        session.connection()  # another transaction, which begins after that commit
         assert price_by(shop, session) == 10
         assert not kept(shop)
+        session.rollback()
         assert elsewhere(shop) == 11
         session.expunge(product)
-        session.commit()
         shop.cache.invalidate("product:1")
         assert price_by(shop, session) == 11  # it holds nothing any more
         assert kept(shop)
@@ -236,9 +238,10 @@ def test_h01_a_load_that_writes_is_not_kept(shop: TrackedShop) -> None:
 
     def load() -> int:
         with shop.sessions() as session:
-            session.get_one(Product, 1).price = 11
+            product = session.get_one(Product, 1)
+            product.price = 11
             session.flush()
-            return session.get_one(Product, 1).price
+            return product.price
 
     assert shop.cache.get_or_load("product:1", load, type=int) == 11
     assert not kept(shop)
