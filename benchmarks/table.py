@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.figures import OUTBOX_RESULTS, REDIS_RESULTS, RESULTS, Figure, Run
+from benchmarks.figures import OUTBOX_RESULTS, REDIS_RESULTS, RESULTS, TRACKING_RESULTS, Figure, Run
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "benchmarks.md"
@@ -35,6 +35,7 @@ GROUPS = {
     "redis fleet": "Many processes on one Redis",
     FAN_OUT: "What one Redis carries",
     "outbox": "The outbox on PostgreSQL, its log on Redis",
+    "tracking": "Sessions of SQLAlchemy, tracked by untracked",
 }
 
 
@@ -126,7 +127,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args(argv)
     files = (
-        [file for file in (RESULTS, REDIS_RESULTS, OUTBOX_RESULTS) if file.exists()]
+        [file for file in (RESULTS, REDIS_RESULTS, OUTBOX_RESULTS, TRACKING_RESULTS) if file.exists()]
         if given.json is None
         else [given.json]
     )

@@ -52,7 +52,6 @@ HAZARDS = {
 }
 LATER = {
     18: "needs change capture: not part of this version",
-    31: "needs triggers or change capture: not part of this version",
     32: "needs HTTP and CDN support: not part of this version",
 }
 

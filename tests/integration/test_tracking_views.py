@@ -61,7 +61,8 @@ def price_by(shop: TrackedShop, session: Session | None = None) -> int:
         with shop.sessions() as own:
             return own.get_one(Product, 1).price
 
-    return shop.cache.get_or_load("product:1", load, type=int)
+    price: int = shop.cache.get_or_load("product:1", load, type=int)
+    return price
 
 
 def elsewhere(shop: TrackedShop) -> int:

@@ -104,9 +104,9 @@ class Shelf(Base):
     """A class whose rows the database takes boxes with, and that counts them."""
 
     __tablename__ = "shelf"
-    id: Mapped[int] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column("id", primary_key=True)
     boxes: Mapped[int] = column_property(
-        select(func.count(Box.id)).where(Box.shelf_id == id).correlate_except(Box).scalar_subquery()
+        select(func.count(Box.id)).where(Box.shelf_id == number).correlate_except(Box).scalar_subquery()
     )
 
 
@@ -179,7 +179,7 @@ def filled(engine: Engine) -> None:
         session.add_all([Owner(name="acme"), Owner(name="zenith")])  # the database gives the keys 1 and 2
         session.flush()
         session.add_all([Product(id=n, price=10 * n, owner_id=1) for n in (1, 2, 3)])
-        session.add_all([Tag(id=1), Tag(id=2), Coupon(code="ten", worth=10), Shelf(id=1), Buyer(id=7)])
+        session.add_all([Tag(id=1), Tag(id=2), Coupon(code="ten", worth=10), Shelf(number=1), Buyer(id=7)])
         session.add_all([Line(order=5, number=1), Line(order=5, number=2)])
         session.flush()
         session.add_all([Box(id=1, shelf_id=1), Box(id=2, shelf_id=1)])

@@ -80,7 +80,10 @@ class Names:
         else:
             text = _placed(template, dict(zip(names, self._places.values(), strict=True)), table.name)
             self.rows = ""
+        self._types: dict[str, tuple[type, ...]] = {}
         self._templates: dict[tuple[type, ...], Template] = {}
+        head, _place, tail = text.partition("{p0}")
+        self._ends = head, tail
         self._text = text
         if template is not None:
             self.rows = self._template(tuple(object for _ in self.key)).namespace
@@ -103,7 +106,12 @@ class Names:
             values: What is known of the row, by column.
             dialect: The database's name.
         """
-        types = tuple(exact_type(column, dialect) or object for column in self.key)
+        types = self._types.get(dialect)
+        if types is None:
+            types = self._types[dialect] = tuple(exact_type(column, dialect) or object for column in self.key)
+        if types == (int,):  # the commonest key by far
+            value = values.get(self.key[0])
+            return f"{self._ends[0]}{value}{self._ends[1]}" if type(value) is int else None
         if not types or any(column not in values for column in self.key):
             return None
         if not all(_fits(values[column], kind) for column, kind in zip(self.key, types, strict=True)):

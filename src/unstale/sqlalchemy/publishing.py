@@ -8,6 +8,7 @@ H1   1. a record is published 2. a node applies it, loads the old row and stamps
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import TextClause, text
@@ -19,7 +20,7 @@ from unstale.core.publish import append, catch_up, publish_once
 from unstale.core.record import Record, encode_record
 from unstale.drivers import BACKGROUND
 from unstale.errors import UnstaleError
-from unstale.requests import record_of
+from unstale.requests import this_process
 from unstale.sources.dialects import TABLE, dialect_of
 from unstale.sqlalchemy.changes import Transaction
 
@@ -74,7 +75,8 @@ class Publisher:
         transaction.written.extend(records)
 
     def _records(self, transaction: Transaction) -> tuple[Record, ...]:
-        return tuple(record_of(self._cache.node, part, reason=REASON) for part in transaction.parts())
+        new_id, who, now = self._cache.node.new_id, this_process(), time.time()
+        return tuple(Record(new_id(), part, who=who, why=REASON, at=now) for part in transaction.parts())
 
     def _statement(self, name: str, *, prepared: bool) -> TextClause:
         known = self._statements.get((name, prepared))
@@ -93,16 +95,16 @@ class Publisher:
         Args:
             transaction: The transaction.
         """
-        if self._cache.active is None or not transaction.writes:
+        records = tuple(transaction.written) or self._records(transaction)
+        if self._cache.active is None or not records:
             transaction.over = True
             return
-        records = tuple(transaction.written) or self._records(transaction)
         try:
             if transaction.asynchronous:
                 await_only(self._cache.arun(self._announce(transaction, records)))
             else:
                 self._cache.run(self._announce(transaction, records))
-        except UnstaleError as error:  # the cache was closed
+        except Exception as error:  # noqa: BLE001 - such as that the cache was closed: what is committed stays so
             transaction.over = True
             self._cache.node.trouble("publish", error)
         except BaseException:  # the caller is cancelled, or interrupted: what is committed has to be told all the same

@@ -9,7 +9,7 @@ H1   a session has written and not committed: what is loaded through it reaches 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 HELD_MAX = 100
 """A session that holds more objects than these is not looked through."""
 _narrowed: ContextVar[tuple[str, ...]] = ContextVar("unstale_narrowed", default=())
+
+
+def loading() -> Frame | None:
+    """Give the load under way."""
+    around = surroundings.get()
+    return None if around is None else around.frame
 
 
 @contextmanager
@@ -125,8 +131,7 @@ class Reading:
 
     def frames(self, state: SessionState) -> list[Frame]:
         """Give the loads of this cache under way, from the innermost on."""
-        around = surroundings.get()
-        frame = None if around is None else around.frame
+        frame = loading()
         logs = {None, self._node.generation, None if state.since is None else state.since.generation}
         found = []
         while frame is not None:
@@ -137,7 +142,7 @@ class Reading:
 
     def executed(self, session: Session, state: SessionState, statement: Statement, context: Any) -> None:
         """Tag the loads under way with what a query has read."""
-        frames = self.frames(state)
+        frames = self.frames(state) if loading() is not None else ()
         if frames:
             self._meet(session, state, frames)
             if statement.opaque:
@@ -147,11 +152,11 @@ class Reading:
                 narrow = (_narrowed.get() or (names.table,)) if rows is None else rows
                 for frame in frames:
                     frame.scopes.update(dict.fromkeys((names.rows, *narrow)))
-        state.seen.update(read.names.table for read in statement.reads)
+        state.seen.update(statement.tables)
 
     def found(self, session: Session, state: SessionState, instance: object) -> None:
         """Tag the loads under way with an object that the session held already, so that nothing was asked for it."""
-        frames = self.frames(state)
+        frames = self.frames(state) if loading() is not None else ()
         if not frames:
             return
         self._meet(session, state, frames)
@@ -177,7 +182,7 @@ class Reading:
             hint = 'write: with unstale.sqlalchemy.narrowed("product:17"): session.execute(text(...))'
             self._node.trouble("tag", UsageError(msg, hint=hint))
 
-    def _meet(self, session: Session, state: SessionState, frames: list[Frame]) -> None:
+    def _meet(self, session: Session, state: SessionState, frames: Sequence[Frame]) -> None:
         """Date loads back to what their session may hold, and tag them with what they can read there unseen.
 
         1. outside of any load, order 5 is read and its lines with it 2. a cached function reads order 5 by the same

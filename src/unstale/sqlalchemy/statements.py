@@ -56,7 +56,7 @@ class Statement:
     """What a compiled statement reads and changes.
 
     Attributes:
-        reads: The tables that it reads.
+        reads: The tables that it reads, and in `tables` the scopes of these.
         opaque: It reads what cannot be known: it is text, or holds text that names tables.
         raw: It is text that may change anything.
         writes: It changes rows.
@@ -76,6 +76,7 @@ class Statement:
         nested = [plain_table(one.table) for one, _within in found if isinstance(one, Insert | Update | Delete)]
         self._others = [self._naming.of(table) for table in nested]
         self.reads = [] if self._target is not None or text else self._look(top, found)
+        self.tables = frozenset(read.names.table for read in self.reads)
         self.writes = self._target is not None or bool(nested)
         if self._target is not None:
             self._look_at_target(top)

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session, SessionTransaction
 
-from unstale.core.context import Frame, enter, leave, surroundings
+from unstale.core.context import enter, leave
 from unstale.core.keys import check_scope
 from unstale.errors import UsageError
 from unstale.sources import exact as exacts
@@ -23,7 +23,7 @@ from unstale.sqlalchemy.changes import Transaction
 from unstale.sqlalchemy.expressions import may_write
 from unstale.sqlalchemy.names import Naming
 from unstale.sqlalchemy.publishing import Publisher
-from unstale.sqlalchemy.reading import Reading, SessionState
+from unstale.sqlalchemy.reading import Reading, SessionState, loading
 from unstale.sqlalchemy.statements import Statements
 
 if TYPE_CHECKING:
@@ -99,11 +99,12 @@ class Tracking:
 
     def _began(self, session: Session, part: SessionTransaction) -> None:
         """Take the stamp, before the database takes its snapshot (H17)."""
+        if part.parent is not None and not part.nested:
+            return  # a flush
         state = self._sessions.get(session)
-        if part.nested and state is not None and state.transaction is not None:
-            state.transaction.begin(part)
-            return
-        if part.parent is not None:
+        if part.nested:
+            if state is not None and state.transaction is not None:
+                state.transaction.begin(part)
             return
         if state is None:
             state = self._sessions[session] = SessionState()
@@ -150,14 +151,14 @@ class Tracking:
             state.transaction.release(savepoint, keep=True)
 
     def _ended(self, session: Session, part: SessionTransaction) -> None:
+        if part.parent is not None and not part.nested:
+            return
         state = self._sessions.get(session)
         transaction = None if state is None else state.transaction
         if state is None or transaction is None:
             return
         if part.nested:
             transaction.release(part, keep=False)  # a savepoint that was released has been taken in already
-            return
-        if part.parent is not None:
             return
         for connection in transaction.connections:
             self._connections.pop(connection, None)
@@ -285,9 +286,3 @@ class Tracking:
         transaction = self._transaction_on(connection)
         if transaction is not None and not connection.invalidated:
             transaction.prepared = False
-
-
-def loading() -> Frame | None:
-    """Give the load under way."""
-    around = surroundings.get()
-    return None if around is None else around.frame
