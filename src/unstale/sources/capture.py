@@ -165,7 +165,7 @@ class Capture:
             wanted = None if config is None else capture(table.name, found, config, told)
         except UsageError as error:
             return [Finding(table.name, error.message, error.hint, unseen=False)]
-        columns = sorted(name for name, kind in table.kinds.items() if found.kinds.get(name) != kind)
+        columns = sorted(name for name, kind in table.columns.items() if found.kinds.get(name) != kind)
         if columns:
             text = f"it has no such column any more, or of another type: {', '.join(columns)}"
             return [Finding(table.name, text, f"name others in the file, then {mend} --config FILE", unseen=False)]

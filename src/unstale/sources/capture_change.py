@@ -60,9 +60,9 @@ def _int(value: Any) -> int:
 
 
 def _bool(value: Any) -> bool:
-    if type(value) is not bool:
+    if value not in {0, 1} or not isinstance(value, int):
         raise TypeError
-    return value
+    return bool(value)
 
 
 def _text(value: Any) -> str:

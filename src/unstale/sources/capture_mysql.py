@@ -104,7 +104,7 @@ def describe(database: Database, table: str, outbox: str) -> Found:
 
 def _array(table: Captured, template: str, row: str) -> str:
     values = [
-        VALUES.get(table.kinds[column], "CAST({v} AS char)").format(v=f"{row}.{ident(column)}")
+        VALUES.get(table.columns[column], "CAST({v} AS char)").format(v=f"{row}.{ident(column)}")
         for column in columns_of(template)
     ]
     return f"JSON_ARRAY({', '.join(values)})"

@@ -51,7 +51,7 @@ def look(database: Database, outbox: str) -> tuple[list[Captured], list[Finding]
         found = {trigger: text for trigger, text, _created in triggers}
         findings += wrong(table, there=bool(state), found=found, body=body, wanted=bodies(table, outbox))
         if state and not number:
-            text = "a TRUNCATE goes unseen: it fires no trigger, and this user may not see the number of the table"
+            text = "a TRUNCATE goes unseen: it fires no trigger, and this user may not see the numbers of tables"
             findings.append(Finding(table.name, text, "GRANT PROCESS ON *.* TO the user of the relay", unseen=False))
     return captured, findings, digest(repr(seen))
 

@@ -19,6 +19,8 @@ BULK: Final = 500
 BULK_MAX: Final = 1000
 SCOPES_MAX: Final = 10
 GONE: Final = "the table is gone"
+HELD: Final = {"text": ("uuid", "date", "timestamp"), "bytes": ("uuid",), "int": ("bool",)}
+"""What a column may hold for Python, by what it is for the database."""
 _NO_NAME: Final = re.compile(r"[^\w.@~+-]")
 
 
@@ -30,11 +32,13 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             change is one of unknown rows.
         bulk: Of more rows than these in one statement no list is made; None for what the file says of all.
         unknown: What ends where the rows are not known; None for the namespaces of the scopes, and the table's.
+        kinds: What columns hold for Python, where that is not what they are for the database: a UUID kept as a text.
     """
 
     scopes: tuple[str, ...] | None = None
     bulk: int | None = None
     unknown: tuple[str, ...] | None = None
+    kinds: dict[str, str] = {}
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,7 +87,8 @@ class Captured(msgspec.Struct, frozen=True):
         place: Its name in SQL.
         outbox: The name in SQL of the outbox.
         scopes: The templates of what a changed row ends.
-        kinds: The kinds of their columns.
+        columns: The kinds of their columns, as the database has them.
+        kinds: The same, as Python has them.
         key: The columns of the primary key.
         ends: What every change ends.
         unknown: What ends where the rows are not known.
@@ -98,6 +103,7 @@ class Captured(msgspec.Struct, frozen=True):
     place: str
     outbox: str
     scopes: tuple[str, ...]
+    columns: dict[str, str]
     kinds: dict[str, str]
     key: tuple[str, ...]
     ends: tuple[str, ...]
@@ -177,15 +183,22 @@ def capture(table: str, found: Found, config: Config, caches: Sequence[str]) -> 
         raise UsageError(f"bulk = {bulk} of {table} is out of range", hint=f"write 1 to {BULK_MAX}")
     namespaces = [_namespace(table, template, found) for template in scopes]
     unknown = asked.unknown if asked.unknown is not None else (*dict.fromkeys((*namespaces, rows)), queries)
+    unknown = tuple(check_scope(scope) for scope in unknown)
+    columns = {column: found.kinds[column] for template in scopes for column in columns_of(template)}
+    for column, kind in asked.kinds.items():
+        if column not in columns or kind not in HELD.get(columns[column], ()):
+            held = "; ".join(f"{one} may hold {', '.join(kinds)}" for one, kinds in HELD.items())
+            raise UsageError(f"{column} = {kind!r} of {table} cannot be: its scopes name no such column", hint=held)
     return Captured(
         name=table,
         place=found.place,
         outbox=found.outbox,
         scopes=tuple(dict.fromkeys(scopes)),
-        kinds={column: found.kinds[column] for template in scopes for column in columns_of(template)},
+        columns=columns,
+        kinds={column: asked.kinds.get(column, kind) for column, kind in columns.items()},
         key=found.key,
-        ends=(queries,),
-        unknown=tuple(check_scope(scope) for scope in unknown),
+        ends=(queries,) if scopes else tuple(dict.fromkeys((*unknown, queries))),
+        unknown=unknown,
         caches=tuple(dict.fromkeys(caches)),
         bulk=bulk,
         rows=found.rows,

@@ -130,7 +130,7 @@ def _value(column: str, kind: str, row: str) -> str:
 
 def _values(table: Captured, template: str, row: str) -> str:
     columns = columns_of(template)
-    return f"json_build_array({', '.join(_value(column, table.kinds[column], row) for column in columns)})"
+    return f"json_build_array({', '.join(_value(column, table.columns[column], row) for column in columns)})"
 
 
 def _of_statement(table: Captured, sources: Sequence[str]) -> str:
@@ -260,6 +260,7 @@ def drop(table: Captured, outbox: str, *, gone: bool) -> list[str]:
     return [
         f"SET LOCAL lock_timeout = '{LOCK_S}s'",
         *triggers,
-        f"DROP FUNCTION IF EXISTS {function_of(table, outbox)}()",
+        # Of a table that was renamed the triggers are there, under a name that nobody knows.
+        f"DROP FUNCTION IF EXISTS {function_of(table, outbox)}(){' CASCADE' if gone else ''}",
         f"DELETE FROM {outbox}_capture WHERE name = {literal(table.name)}",
     ]

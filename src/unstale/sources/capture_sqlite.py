@@ -91,7 +91,7 @@ def _unique(database: Database, table: str) -> tuple[tuple[str, ...], ...]:
 
 def _array(table: Captured, template: str, row: str) -> str:
     values = [
-        VALUES.get(table.kinds[column], VALUES["text"]).format(v=f"{row}.{ident(column)}")
+        VALUES.get(table.columns[column], VALUES["text"]).format(v=f"{row}.{ident(column)}")
         for column in columns_of(template)
     ]
     return f"json_array({', '.join(values)})"
