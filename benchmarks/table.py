@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.figures import REDIS_RESULTS, RESULTS, Figure, Run
+from benchmarks.figures import CAPTURE_RESULTS, OUTBOX_RESULTS, REDIS_RESULTS, RESULTS, Figure, Run
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "benchmarks.md"
@@ -20,6 +20,8 @@ SCALE_PAGE = DOCS / "guides" / "scale.md"
 BEGIN = "<!-- bench:begin -->"
 END = "<!-- bench:end -->"
 REDIS_MARKS = ("<!-- redis:begin -->", "<!-- redis:end -->")
+OUTBOX_MARKS = ("<!-- outbox:begin -->", "<!-- outbox:end -->")
+CAPTURE_MARKS = ("<!-- capture:begin -->", "<!-- capture:end -->")
 SCALE_MARKS = ("<!-- fan-out:begin -->", "<!-- fan-out:end -->")
 FAN_OUT = "redis fan-out"
 HEADER = ("figure", "target", "measured", "spread", "verdict")
@@ -33,6 +35,8 @@ GROUPS = {
     "redis log": "Publishing to Redis, and following",
     "redis fleet": "Many processes on one Redis",
     FAN_OUT: "What one Redis carries",
+    "outbox": "The outbox on PostgreSQL, its log on Redis",
+    "capture": "Change capture on PostgreSQL, its log on Redis",
 }
 
 
@@ -113,8 +117,9 @@ def between(page: str, begin: str, end: str, text: str) -> str:
 
 def marks_of(run: Run) -> tuple[str, str]:
     """Give the two marks between which the figures of a run stand."""
-    redis = bool(run.figures) and all(figure.group.startswith("redis") for figure in run.figures)
-    return REDIS_MARKS if redis else (BEGIN, END)
+    parts = {figure.group.partition(" ")[0] for figure in run.figures}
+    apart = {"redis": REDIS_MARKS, "outbox": OUTBOX_MARKS, "capture": CAPTURE_MARKS}
+    return apart.get(next(iter(parts)), (BEGIN, END)) if len(parts) == 1 else (BEGIN, END)
 
 
 def main(argv: list[str]) -> int:
@@ -123,7 +128,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", type=Path, help="default: all of results/")
     parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args(argv)
-    files = [file for file in (RESULTS, REDIS_RESULTS) if file.exists()] if given.json is None else [given.json]
+    files = (
+        [file for file in (RESULTS, REDIS_RESULTS, OUTBOX_RESULTS, CAPTURE_RESULTS) if file.exists()]
+        if given.json is None
+        else [given.json]
+    )
     for file in files:
         run = msgspec.json.decode(file.read_bytes(), type=Run)
         page = given.page.read_text(encoding="utf-8")

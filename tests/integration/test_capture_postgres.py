@@ -24,7 +24,7 @@ TABLES = (
     "CREATE SCHEMA public",
     "GRANT USAGE ON SCHEMA public TO public",
     "CREATE TABLE product (id integer PRIMARY KEY, tenant text, price integer)",
-    "CREATE TABLE offer (id integer PRIMARY KEY, product integer REFERENCES product ON DELETE CASCADE ON UPDATE CASCADE)",
+    "CREATE TABLE offer (id integer PRIMARY KEY, p integer REFERENCES product ON UPDATE CASCADE ON DELETE CASCADE)",
     "INSERT INTO product VALUES (17, 'acme', 1), (18, 'other', 2)",
     "INSERT INTO offer VALUES (1, 17)",
 )
@@ -124,7 +124,7 @@ def test_h31_what_unknown_rows_end_can_be_chosen(cache: Cache, server: PostgresS
     assert told.scopes() == {"product:17", "table:product"}
     server.sql("UPDATE product SET price = 5")
     assert told.scopes() == {EVERYTHING, "table:product"}
-    server.sql("UPDATE offer SET product = 18")
+    server.sql("UPDATE offer SET p = 18")
     assert told.scopes() == {"offer", "table:offer"}
 
 

@@ -142,7 +142,8 @@ def test_h31_what_mariadb_cannot_tell_is_refused(maria: MariaDBServer) -> None:
         "CREATE TABLE heap (a integer)",
     )  # fmt: skip
     refused = {
-        "memo": ("MyISAM", "InnoDB"), "seen": ("no table", "tables that it reads"), "offer": ("foreign key", "RESTRICT"),
+        "memo": ("MyISAM", "InnoDB"), "seen": ("no table", "tables that it reads"),
+        "offer": ("foreign key", "RESTRICT"),
         "folded": ("different texts for equal", "scopes = []"), "heap": ("no primary key", "add one"),
         "nowhere": ("no table", "as the database has it"),
     }  # fmt: skip

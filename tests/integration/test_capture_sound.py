@@ -20,20 +20,20 @@ from unstale.sources.relay import Relay
 pytestmark = pytest.mark.real
 
 PRODUCT = "CREATE TABLE product (id integer PRIMARY KEY, tenant text, price integer)"
+ANOTHER = (
+    "DROP TRIGGER unstale_capture_update ON product; CREATE TRIGGER unstale_capture_update AFTER UPDATE OF price "
+    "ON product FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+)
+EMPTIED = (
+    "DO $$ BEGIN EXECUTE 'CREATE OR REPLACE FUNCTION ' || (SELECT oid::regproc FROM pg_proc WHERE starts_with("
+    "proname, 'unstale_capture')) || '() RETURNS trigger LANGUAGE plpgsql AS ''BEGIN RETURN NULL; END'''; END $$"
+)
 WAYS = {
     "disabled": ("ALTER TABLE product DISABLE TRIGGER unstale_capture_update", "is disabled"),
     "off for loaders": ("ALTER TABLE product ENABLE TRIGGER unstale_capture_update", "does not fire ALWAYS"),
     "missing": ("DROP TRIGGER unstale_capture_update ON product", "is missing"),
-    "another": (
-        "DROP TRIGGER unstale_capture_update ON product; CREATE TRIGGER unstale_capture_update AFTER UPDATE OF price "
-        "ON product FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
-        "is not the one",
-    ),
-    "emptied": (
-        "DO $$ BEGIN EXECUTE 'CREATE OR REPLACE FUNCTION ' || (SELECT oid::regproc FROM pg_proc WHERE starts_with("
-        "proname, 'unstale_capture')) || '() RETURNS trigger LANGUAGE plpgsql AS ''BEGIN RETURN NULL; END'''; END $$",
-        "its function is not the one",
-    ),
+    "another": (ANOTHER, "is not the one"),
+    "emptied": (EMPTIED, "its function is not the one"),
     "renamed away": ("ALTER TABLE product RENAME TO article", "the table is gone"),
 }
 

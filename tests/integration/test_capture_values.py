@@ -35,7 +35,7 @@ TEXTS = [
     "{x}",
     "?%s",
 ]
-VALUES: dict[type, list[Any]] = {
+VALUES: dict[Any, list[Any]] = {
     int: [17, -1, 0, 2**63 - 1],
     str: [*TEXTS, "", " padded"],
     bytes: [b"\x00\xff", b"x"],
@@ -45,15 +45,15 @@ VALUES: dict[type, list[Any]] = {
     Decimal: [Decimal("1.50"), Decimal(-3), Decimal("0.000001"), Decimal("1e10")],
     bool: [True, False],
 }
-POSTGRES = {
+POSTGRES: dict[Any, str] = {
     int: "bigint", str: "text", bytes: "bytea", uuid.UUID: "uuid", date: "date", datetime: "timestamp",
     Decimal: "numeric", bool: "boolean",
 }  # fmt: skip
-MARIADB = {
+MARIADB: dict[Any, str] = {
     int: "bigint", str: "varchar(90) COLLATE utf8mb4_bin", bytes: "varbinary(9)", uuid.UUID: "uuid", date: "date",
     datetime: "datetime(6)", Decimal: "decimal(30,6)",
 }  # fmt: skip
-SQLITE = {
+SQLITE: dict[Any, str] = {
     int: "INTEGER", str: "TEXT", bytes: "BLOB", uuid.UUID: "CHAR(36)", date: "DATE", datetime: "TIMESTAMP",
     bool: "BOOLEAN",
 }  # fmt: skip
@@ -78,7 +78,7 @@ def keys(cache: Cache, kind: type, value: object) -> set[str]:
     return {how[0](strict).key(value), how[1](loose).key(value)}
 
 
-def check(cache: Cache, url: str, types: dict[type, str], run: Callable[..., Any]) -> None:
+def check(cache: Cache, url: str, types: dict[Any, str], run: Callable[..., Any]) -> None:
     """Write a row for each value by a statement of another's, and compare what ends with the keys of functions."""
     with Outbox(url) as outbox:
         outbox.create()

@@ -71,8 +71,9 @@ def test_h27_what_no_key_can_hold_ends_nothing() -> None:
     assert list(scopes_of("t:{v}", {"v": "text"}, ["ü:" * 400])) == []
 
 
-WRONG = {
-    "int": ["17", 1.5, True], "bool": [2, "true", 1.0], "text": [17, True], "uuid": ["x", 5], "date": ["44-03-15 BC", 1],
+WRONG: dict[str, list[object]] = {
+    "int": ["17", 1.5, True], "bool": [2, "true", 1.0], "text": [17, True], "uuid": ["x", 5],
+    "date": ["44-03-15 BC", 1],
     "timestamp": ["infinity", "2026-11-21T10:00:00+01:00", 5], "numeric": ["x", 5], "bytes": ["0", 5],
 }  # fmt: skip
 
