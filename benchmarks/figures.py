@@ -15,6 +15,7 @@ RESULTS = Path(__file__).resolve().parent / "results" / "latest.json"
 REDIS_RESULTS = RESULTS.with_name("redis.json")
 OUTBOX_RESULTS = RESULTS.with_name("outbox.json")
 TRACKING_RESULTS = RESULTS.with_name("tracking.json")
+CAPTURE_RESULTS = RESULTS.with_name("capture.json")
 
 Sense = Literal["<=", ">=", "<", "="]
 Verdict = Literal["met", "missed", "failed", ""]

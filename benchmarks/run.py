@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.figures import (
+    CAPTURE_RESULTS,
     FORMAT,
     OUTBOX_RESULTS,
     REDIS_RESULTS,
@@ -42,8 +43,10 @@ BENCHMARKS = {
     "redis": "benchmarks.redis_bench",
     "outbox": "benchmarks.outbox",
     "tracking": "benchmarks.tracking",
+    "capture": "benchmarks.capture",
 }
-APART = ("redis", "outbox", "tracking")  # they need servers' programs, and have files of results of their own
+# They need servers' programs, and have files of results of their own.
+APART = ("redis", "outbox", "tracking", "capture")
 PEERS = ("aiocache", "cachebox", "cachetools", "cashews", "diskcache", "dogpile.cache", "hiredis", "redis", "theine")
 TIMEOUT_S = 900.0
 
@@ -117,8 +120,13 @@ def main(argv: list[str]) -> int:
     )
     print(plain(figures))
     print(f"{time.perf_counter() - began:.0f} s")
-    apart = {("redis",): REDIS_RESULTS, ("outbox",): OUTBOX_RESULTS, ("tracking",): TRACKING_RESULTS}
-    full = ({(): RESULTS} | apart).get(tuple(given.only or ()))
+    apart = {
+        ("redis",): REDIS_RESULTS,
+        ("outbox",): OUTBOX_RESULTS,
+        ("tracking",): TRACKING_RESULTS,
+        ("capture",): CAPTURE_RESULTS,
+    }
+    full = {(): RESULTS, **apart}.get(tuple(given.only or ()))
     file = given.json or (None if given.quick else full)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)

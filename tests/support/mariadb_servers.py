@@ -96,7 +96,7 @@ class MariaDBServer:
             self._popen = subprocess.Popen(
                 [program("mariadbd", "mysqld"), "--no-defaults", f"--datadir={self.data}", f"--port={self.port}",
                  f"--bind-address={HOST}", f"--socket={self.folder}/socket", f"--pid-file={self.folder}/pid",
-                 f"--server-id={self.server_id}", "--skip-name-resolve", *QUICK, *account()],
+                 f"--tmpdir={self.folder}", f"--server-id={self.server_id}", "--skip-name-resolve", *QUICK, *account()],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         finally:

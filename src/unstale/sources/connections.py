@@ -86,6 +86,24 @@ class Database:
             finally:
                 cursor.close()
 
+    def script(self, statements: Sequence[str]) -> None:
+        """Run statements as they stand, in one transaction where the database can: MySQL commits each by itself.
+
+        Raises:
+            SourceError: One failed.
+        """
+        with self._mapped():
+            cursor = self.connection.cursor()
+            try:
+                for statement in ("BEGIN IMMEDIATE" if self.dialect is SQLITE else "BEGIN", *statements, "COMMIT"):
+                    cursor.execute(statement)
+            except BaseException:
+                with contextlib.suppress(self._error):  # the connection may be what failed
+                    cursor.execute("ROLLBACK")
+                raise
+            finally:
+                cursor.close()
+
     def listen(self, channel: str) -> None:
         """Let `wait` hear what is announced on a channel, where the database can announce."""
         if self.dialect is POSTGRESQL:
