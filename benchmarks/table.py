@@ -138,11 +138,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args(argv)
     files = (
-        [
-            file
-            for file in (RESULTS, REDIS_RESULTS, OUTBOX_RESULTS, TRACKING_RESULTS, CAPTURE_RESULTS)
-            if file.exists()
-        ]
+        [file for file in (RESULTS, REDIS_RESULTS, OUTBOX_RESULTS, TRACKING_RESULTS, CAPTURE_RESULTS) if file.exists()]
         if given.json is None
         else [given.json]
     )
