@@ -38,7 +38,7 @@ def relation(one: Relation = RELATION) -> bytes:
     return head + struct.pack(">H", len(one.columns)) + columns
 
 
-def image(kind: bytes, values: Sequence[str | type[Ellipsis] | None]) -> bytes:  # type: ignore[valid-type]
+def image(kind: bytes, values: Sequence[str | EllipsisType | None]) -> bytes:
     """Write an image of a row; an ellipsis is a value that is not told."""
     told = b""
     for value in values:
