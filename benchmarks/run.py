@@ -19,7 +19,17 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.figures import FORMAT, OUTBOX_RESULTS, REDIS_RESULTS, RESULTS, Figure, Options, Run, failed
+from benchmarks.figures import (
+    DECODING_RESULTS,
+    FORMAT,
+    OUTBOX_RESULTS,
+    REDIS_RESULTS,
+    RESULTS,
+    Figure,
+    Options,
+    Run,
+    failed,
+)
 from benchmarks.table import plain
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,8 +41,9 @@ BENCHMARKS = {
     "ratio": "benchmarks.hit_ratio",
     "redis": "benchmarks.redis_bench",
     "outbox": "benchmarks.outbox",
+    "decoding": "benchmarks.decoding",
 }
-APART = ("redis", "outbox")  # they need servers' programs, and have files of results of their own
+APART = ("redis", "outbox", "decoding")  # they need servers' programs, and have files of results of their own
 PEERS = ("aiocache", "cachebox", "cachetools", "cashews", "diskcache", "dogpile.cache", "hiredis", "redis", "theine")
 TIMEOUT_S = 900.0
 
@@ -106,7 +117,8 @@ def main(argv: list[str]) -> int:
     )
     print(plain(figures))
     print(f"{time.perf_counter() - began:.0f} s")
-    full = {(): RESULTS, ("redis",): REDIS_RESULTS, ("outbox",): OUTBOX_RESULTS}.get(tuple(given.only or ()))
+    files = {(): RESULTS, ("redis",): REDIS_RESULTS, ("outbox",): OUTBOX_RESULTS, ("decoding",): DECODING_RESULTS}
+    full = files.get(tuple(given.only or ()))
     file = given.json or (None if given.quick else full)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ GROUPS = {
     "redis hits": "Hits in Redis, with nothing in memory",
     "redis log": "Publishing to Redis, and following",
     "redis fleet": "Many processes on one Redis",
+    "decoding": "Change capture from the database's own log",
     FAN_OUT: "What one Redis carries",
 }
 
