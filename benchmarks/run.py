@@ -21,6 +21,7 @@ import msgspec
 
 from benchmarks.figures import (
     CAPTURE_RESULTS,
+    DECODING_RESULTS,
     FORMAT,
     OUTBOX_RESULTS,
     REDIS_RESULTS,
@@ -44,9 +45,10 @@ BENCHMARKS = {
     "outbox": "benchmarks.outbox",
     "tracking": "benchmarks.tracking",
     "capture": "benchmarks.capture",
+    "decoding": "benchmarks.decoding",
 }
 # They need servers' programs, and have files of results of their own.
-APART = ("redis", "outbox", "tracking", "capture")
+APART = ("redis", "outbox", "tracking", "capture", "decoding")
 PEERS = ("aiocache", "cachebox", "cachetools", "cashews", "diskcache", "dogpile.cache", "hiredis", "redis", "theine")
 TIMEOUT_S = 900.0
 
@@ -125,6 +127,7 @@ def main(argv: list[str]) -> int:
         ("outbox",): OUTBOX_RESULTS,
         ("tracking",): TRACKING_RESULTS,
         ("capture",): CAPTURE_RESULTS,
+        ("decoding",): DECODING_RESULTS,
     }
     full = {(): RESULTS, **apart}.get(tuple(given.only or ()))
     file = given.json or (None if given.quick else full)

@@ -42,6 +42,7 @@ GROUPS = {
     "redis hits": "Hits in Redis, with nothing in memory",
     "redis log": "Publishing to Redis, and following",
     "redis fleet": "Many processes on one Redis",
+    "decoding": "Change capture from the database's own log",
     FAN_OUT: "What one Redis carries",
     "outbox": "The outbox on PostgreSQL, its log on Redis",
     "tracking": "Sessions of SQLAlchemy, tracked by untracked",

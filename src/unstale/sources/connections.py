@@ -66,6 +66,15 @@ class Database:
             finally:
                 cursor.close()
 
+    def stream(self, statement: str, parameters: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        """Run a statement of PostgreSQL, and give its rows one by one: never all of them are in memory.
+
+        Raises:
+            SourceError: It failed.
+        """
+        with self._mapped(), self.connection.cursor() as cursor:
+            yield from cursor.stream(self.dialect.written(statement), tuple(parameters), binary=True)
+
     def together(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> None:
         """Run statements in one transaction.
 
