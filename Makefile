@@ -24,7 +24,7 @@ MAKEFLAGS   += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo demo-redis services test sim-ci sim soak lint format bench bench-redis bench-outbox docs clean
+.PHONY: help setup demo demo-redis services test sim-ci sim soak lint format bench bench-redis bench-outbox bench-capture docs clean
 
 help: ## list the targets and their variables
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -89,6 +89,9 @@ bench-redis: $(VENV)/.installed-bench ## measure the Redis engine, on private se
 
 bench-outbox: $(VENV)/.installed-bench ## measure the outbox, on private servers of its own [ARGS=...]
 	@$(BIN)/python -m benchmarks.run --only outbox $(ARGS)
+
+bench-capture: $(VENV)/.installed-bench ## measure change capture, on private servers of its own [ARGS=...]
+	@$(BIN)/python -m benchmarks.run --only capture $(ARGS)
 
 docs: $(VENV)/.installed-docs ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

@@ -13,8 +13,10 @@ from benchmarks.stats import median, quantile
 FORMAT = 1
 RESULTS = Path(__file__).resolve().parent / "results" / "latest.json"
 REDIS_RESULTS = RESULTS.with_name("redis.json")
+DECODING_RESULTS = RESULTS.with_name("decoding.json")
 OUTBOX_RESULTS = RESULTS.with_name("outbox.json")
 TRACKING_RESULTS = RESULTS.with_name("tracking.json")
+CAPTURE_RESULTS = RESULTS.with_name("capture.json")
 
 Sense = Literal["<=", ">=", "<", "="]
 Verdict = Literal["met", "missed", "failed", ""]

@@ -20,6 +20,8 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.figures import (
+    CAPTURE_RESULTS,
+    DECODING_RESULTS,
     FORMAT,
     OUTBOX_RESULTS,
     REDIS_RESULTS,
@@ -42,8 +44,11 @@ BENCHMARKS = {
     "redis": "benchmarks.redis_bench",
     "outbox": "benchmarks.outbox",
     "tracking": "benchmarks.tracking",
+    "capture": "benchmarks.capture",
+    "decoding": "benchmarks.decoding",
 }
-APART = ("redis", "outbox", "tracking")  # they need servers' programs, and have files of results of their own
+# They need servers' programs, and have files of results of their own.
+APART = ("redis", "outbox", "tracking", "capture", "decoding")
 PEERS = ("aiocache", "cachebox", "cachetools", "cashews", "diskcache", "dogpile.cache", "hiredis", "redis", "theine")
 TIMEOUT_S = 900.0
 
@@ -117,8 +122,14 @@ def main(argv: list[str]) -> int:
     )
     print(plain(figures))
     print(f"{time.perf_counter() - began:.0f} s")
-    apart = {("redis",): REDIS_RESULTS, ("outbox",): OUTBOX_RESULTS, ("tracking",): TRACKING_RESULTS}
-    full = ({(): RESULTS} | apart).get(tuple(given.only or ()))
+    apart = {
+        ("redis",): REDIS_RESULTS,
+        ("outbox",): OUTBOX_RESULTS,
+        ("tracking",): TRACKING_RESULTS,
+        ("capture",): CAPTURE_RESULTS,
+        ("decoding",): DECODING_RESULTS,
+    }
+    full = {(): RESULTS, **apart}.get(tuple(given.only or ()))
     file = given.json or (None if given.quick else full)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)

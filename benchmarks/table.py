@@ -12,7 +12,15 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.figures import OUTBOX_RESULTS, REDIS_RESULTS, RESULTS, TRACKING_RESULTS, Figure, Run
+from benchmarks.figures import (
+    CAPTURE_RESULTS,
+    OUTBOX_RESULTS,
+    REDIS_RESULTS,
+    RESULTS,
+    TRACKING_RESULTS,
+    Figure,
+    Run,
+)
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "benchmarks.md"
@@ -21,6 +29,7 @@ BEGIN = "<!-- bench:begin -->"
 END = "<!-- bench:end -->"
 REDIS_MARKS = ("<!-- redis:begin -->", "<!-- redis:end -->")
 OUTBOX_MARKS = ("<!-- outbox:begin -->", "<!-- outbox:end -->")
+CAPTURE_MARKS = ("<!-- capture:begin -->", "<!-- capture:end -->")
 SCALE_MARKS = ("<!-- fan-out:begin -->", "<!-- fan-out:end -->")
 FAN_OUT = "redis fan-out"
 HEADER = ("figure", "target", "measured", "spread", "verdict")
@@ -33,9 +42,11 @@ GROUPS = {
     "redis hits": "Hits in Redis, with nothing in memory",
     "redis log": "Publishing to Redis, and following",
     "redis fleet": "Many processes on one Redis",
+    "decoding": "Change capture from the database's own log",
     FAN_OUT: "What one Redis carries",
     "outbox": "The outbox on PostgreSQL, its log on Redis",
     "tracking": "Sessions of SQLAlchemy, tracked by untracked",
+    "capture": "Change capture on PostgreSQL, its log on Redis",
 }
 
 
@@ -117,7 +128,8 @@ def between(page: str, begin: str, end: str, text: str) -> str:
 def marks_of(run: Run) -> tuple[str, str]:
     """Give the two marks between which the figures of a run stand."""
     parts = {figure.group.partition(" ")[0] for figure in run.figures}
-    return REDIS_MARKS if parts == {"redis"} else OUTBOX_MARKS if parts == {"outbox"} else (BEGIN, END)
+    apart = {"redis": REDIS_MARKS, "outbox": OUTBOX_MARKS, "capture": CAPTURE_MARKS}
+    return apart.get(next(iter(parts)), (BEGIN, END)) if len(parts) == 1 else (BEGIN, END)
 
 
 def main(argv: list[str]) -> int:
@@ -127,7 +139,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args(argv)
     files = (
-        [file for file in (RESULTS, REDIS_RESULTS, OUTBOX_RESULTS, TRACKING_RESULTS) if file.exists()]
+        [file for file in (RESULTS, REDIS_RESULTS, OUTBOX_RESULTS, TRACKING_RESULTS, CAPTURE_RESULTS) if file.exists()]
         if given.json is None
         else [given.json]
     )

@@ -7,8 +7,10 @@ import functools
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -61,13 +63,15 @@ class MariaDBServer:
 
     Args:
         server_id: Its number among the servers that replicate each other.
+        options: More options of its command line.
     """
 
-    def __init__(self, *, server_id: int = 1) -> None:
+    def __init__(self, *, server_id: int = 1, options: Sequence[str] = ()) -> None:
         program("mariadbd", "mysqld")
         self.folder = Path(tempfile.mkdtemp(prefix="unstale-mariadb-"))
         self.data = self.folder / "data"
         self.server_id = server_id
+        self._options = options
         self._popen: subprocess.Popen[bytes] | None = None
         self._port = Port()
         self.port = self._port.number
@@ -96,7 +100,8 @@ class MariaDBServer:
             self._popen = subprocess.Popen(
                 [program("mariadbd", "mysqld"), "--no-defaults", f"--datadir={self.data}", f"--port={self.port}",
                  f"--bind-address={HOST}", f"--socket={self.folder}/socket", f"--pid-file={self.folder}/pid",
-                 f"--server-id={self.server_id}", "--skip-name-resolve", *QUICK, *account()],
+                 f"--tmpdir={self.folder}", f"--server-id={self.server_id}", "--skip-name-resolve", *QUICK,
+                 *self._options, *account()],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         finally:
@@ -110,8 +115,9 @@ class MariaDBServer:
             pytest.fail(f"no server came up on port {self.port}:\n{self.log_tail()}")
 
     def _answers(self) -> bool:
-        if not (self.folder / "socket").exists():  # PyMySQL leaves a socket open where it finds no server
-            return False
+        with socket.socket(socket.AF_UNIX) as one:  # PyMySQL leaves a socket open where it finds no server
+            if one.connect_ex(f"{self.folder}/socket"):
+                return False
         try:
             self.sql("SELECT 1")
         except pymysql.err.OperationalError:

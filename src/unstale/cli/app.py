@@ -12,7 +12,19 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from unstale._version import __version__
-from unstale.cli import demo, doctor, inspect_cmds, log_cmds, nodes_cmd, outbox_cmds, relay_cmd, replay, wire_cmds
+from unstale.cli import (
+    capture_cmds,
+    demo,
+    doctor,
+    inspect_cmds,
+    log_cmds,
+    nodes_cmd,
+    outbox_cmds,
+    relay_cmd,
+    replay,
+    slot_cmds,
+    wire_cmds,
+)
 from unstale.errors import UnstaleError, UsageError
 
 WRONG_USE, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
@@ -94,5 +106,7 @@ app.command(rich_help_panel=LOOK)(log_cmds.invalidate)
 SOURCE = "Relay what a database tells"
 app.command(rich_help_panel=SOURCE)(relay_cmd.relay)
 app.add_typer(outbox_cmds.outbox, name="outbox", rich_help_panel=SOURCE)
+capture_cmds.capture.add_typer(slot_cmds.slot, name="slot")
+app.add_typer(capture_cmds.capture, name="capture", rich_help_panel=SOURCE)
 
 app.add_typer(wire_cmds.wire, name="wire", rich_help_panel="For other languages")

@@ -66,6 +66,15 @@ class Database:
             finally:
                 cursor.close()
 
+    def stream(self, statement: str, parameters: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        """Run a statement of PostgreSQL, and give its rows one by one: never all of them are in memory.
+
+        Raises:
+            SourceError: It failed.
+        """
+        with self._mapped(), self.connection.cursor() as cursor:
+            yield from cursor.stream(self.dialect.written(statement), tuple(parameters), binary=True)
+
     def together(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> None:
         """Run statements in one transaction.
 
@@ -79,6 +88,24 @@ class Database:
                 for statement, parameters in statements:
                     cursor.execute(self.dialect.written(statement), tuple(parameters))
                 cursor.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(self._error):  # the connection may be what failed
+                    cursor.execute("ROLLBACK")
+                raise
+            finally:
+                cursor.close()
+
+    def script(self, statements: Sequence[str]) -> None:
+        """Run statements as they stand, in one transaction where the database can: MySQL commits each by itself.
+
+        Raises:
+            SourceError: One failed.
+        """
+        with self._mapped():
+            cursor = self.connection.cursor()
+            try:
+                for statement in ("BEGIN IMMEDIATE" if self.dialect is SQLITE else "BEGIN", *statements, "COMMIT"):
+                    cursor.execute(statement)
             except BaseException:
                 with contextlib.suppress(self._error):  # the connection may be what failed
                     cursor.execute("ROLLBACK")

@@ -12,6 +12,7 @@ from typing import Final, Self
 import msgspec
 
 from unstale.errors import SourceError
+from unstale.sources.capture import life_of
 from unstale.sources.connections import Database, connect
 from unstale.sources.dialects import SEQ_MAX, TABLE, channel, checked, dialect_of
 from unstale.sources.feed import Part, Row
@@ -173,17 +174,19 @@ class OutboxFeed:
         self._database.together([*aside, delete])
 
     def timeline(self) -> str:
-        """Name the life of the database.
+        """Name the life of the database, and of the triggers that capture what goes round the application.
 
         Raises:
             SourceError: It has none: its tables are not whole.
+            CaptureError: Triggers are not as they were installed: this cannot say that all was read.
         """
         found = self._database.rows(self._timeline)
         if len(found) != 1 or not found[0][0]:
             raise SourceError(
                 f"{self._table}_life does not hold its one row", hint="run what `unstale outbox ddl` prints"
             )
-        return "/".join(filter(None, (str(found[0][0]), self._database.look())))
+        captured = life_of(self._database, self._table)
+        return "/".join(filter(None, (str(found[0][0]), self._database.look(), captured)))
 
     def dead(self) -> int:
         """Count what was put aside."""
