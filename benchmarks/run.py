@@ -117,7 +117,11 @@ def main(argv: list[str]) -> int:
     )
     print(plain(figures))
     print(f"{time.perf_counter() - began:.0f} s")
-    apart = {("redis",): REDIS_RESULTS, ("outbox",): OUTBOX_RESULTS, ("capture",): CAPTURE_RESULTS}
+    apart: dict[tuple[str, ...], Path] = {
+        ("redis",): REDIS_RESULTS,
+        ("outbox",): OUTBOX_RESULTS,
+        ("capture",): CAPTURE_RESULTS,
+    }
     full = {(): RESULTS, **apart}.get(tuple(given.only or ()))
     file = given.json or (None if given.quick else full)
     if file is not None:
