@@ -122,7 +122,7 @@ def main(argv: list[str]) -> int:
     )
     print(plain(figures))
     print(f"{time.perf_counter() - began:.0f} s")
-    apart = {
+    apart: dict[tuple[str, ...], Path] = {
         ("redis",): REDIS_RESULTS,
         ("outbox",): OUTBOX_RESULTS,
         ("tracking",): TRACKING_RESULTS,

@@ -51,7 +51,6 @@ HAZARDS = {
     37: "A ticket survives a wipe, or a lagging replica answers it",
 }
 LATER = {
-    18: "needs change capture: not part of this version",
     32: "needs HTTP and CDN support: not part of this version",
 }
 

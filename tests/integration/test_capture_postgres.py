@@ -194,16 +194,19 @@ def test_writers_need_no_right_to_the_outbox(cache: Cache, server: PostgresServe
     """A role that may write the table and nothing else is told like any other, and can put nothing in the way."""
     capturing(database, "product")
     told = Told(cache, database)
-    server.sql("DROP ROLE IF EXISTS clerk", "CREATE ROLE clerk LOGIN", "GRANT ALL ON product TO clerk")
+    server.sql("CREATE ROLE clerk LOGIN", "GRANT ALL ON product TO clerk", "CREATE SCHEMA own AUTHORIZATION clerk")
     with closing(server.client(user="clerk")) as clerk:
         clerk.execute("CREATE TEMP TABLE unstale_outbox (id text, cache text, data bytea)")
         clerk.execute("CREATE TEMP TABLE new_rows (id int)")
+        clerk.execute("CREATE FUNCTION own.replace(text, text, text) RETURNS text LANGUAGE sql AS $$SELECT 'mine'$$")
+        clerk.execute("SET search_path = own, pg_catalog, public")
         clerk.execute("UPDATE product SET price = 5 WHERE id = 17")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             clerk.execute("SELECT * FROM public.unstale_outbox")
     (record,) = told.records()
     assert (set(record.scopes), record.who, record.why) == ({"product:17", "table:product"}, "clerk", "UPDATE product")
     assert record.at > 0
+    assert record.id != "mine", "its own functions are not run with the rights of who has installed"
     server.sql("DROP OWNED BY clerk", "DROP ROLE clerk")
 
 

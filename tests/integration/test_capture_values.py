@@ -114,7 +114,7 @@ def test_h31_values_of_mariadb_are_keys(cache: Cache) -> None:
         cursor.execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',NO_BACKSLASH_ESCAPES')")
 
         def run(sql: str, *values: Any) -> None:
-            hexes = {str: "CONVERT(x'%s' USING utf8mb4)", bytes: "x'%s'"}
+            hexes: dict[Any, str] = {str: "CONVERT(x'%s' USING utf8mb4)", bytes: "x'%s'"}
             for value in values:
                 raw = value.encode() if isinstance(value, str) else value
                 told = hexes[type(value)] % raw.hex() if type(value) in hexes else f"'{value}'"
