@@ -191,7 +191,7 @@ def test_it_costs_one_query(server: PostgresServer, shop: Cache) -> None:
             asked.append(str(statement))
             return execute(statement, *given)
 
-        connection.execute = counted  # type: ignore[method-assign]
+        connection.execute = counted  # type: ignore[assignment,method-assign]
 
         def load() -> int:
             shop.exact(connection)
