@@ -51,9 +51,6 @@ HAZARDS = {
     37: "A ticket survives a wipe, or a lagging replica answers it",
 }
 LATER = {
-    2: "needs an outbox or change capture in the database: not part of this version",
-    18: "needs change capture: not part of this version",
-    31: "needs triggers or change capture: not part of this version",
     32: "needs HTTP and CDN support: not part of this version",
 }
 
