@@ -24,7 +24,7 @@ MAKEFLAGS   += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo demo-redis services test sim-ci sim soak lint format bench bench-redis docs clean
+.PHONY: help setup demo demo-redis services test sim-ci sim soak lint format bench bench-redis bench-outbox docs clean
 
 help: ## list the targets and their variables
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -41,10 +41,10 @@ demo-redis: $(INSTALLED) ## the same on a Redis of its own, which is gone afterw
 
 services: ## install the servers and programs that the tests need, with apt
 	@missing=""; \
-	for pair in redis-server:redis-server redis-cli:redis-tools openssl:openssl psql:postgresql node:nodejs npm:npm gcc:build-essential; do \
+	for pair in redis-server:redis-server redis-cli:redis-tools openssl:openssl psql:postgresql mariadb-install-db:mariadb-server node:nodejs npm:npm gcc:build-essential; do \
 		command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair#*:}"; \
 	done; \
-	if [ -z "$$missing" ]; then echo "All there: redis-server, redis-cli, openssl, psql, node, npm, gcc."; exit 0; fi; \
+	if [ -z "$$missing" ]; then echo "All there: redis-server, redis-cli, openssl, psql, mariadb, node, npm, gcc."; exit 0; fi; \
 	as=""; [ "$$(id -u)" = 0 ] || as="sudo"; \
 	if ! command -v apt-get >/dev/null; then echo "Install these by hand:$$missing"; exit 1; fi; \
 	if [ -n "$$as" ] && ! sudo -n true 2>/dev/null; then \
@@ -86,6 +86,9 @@ bench: $(VENV)/.installed-bench ## measure against other caches, in one run [ARG
 
 bench-redis: $(VENV)/.installed-bench ## measure the Redis engine, on private servers of its own [ARGS=...]
 	@$(BIN)/python -m benchmarks.run --only redis $(ARGS)
+
+bench-outbox: $(VENV)/.installed-bench ## measure the outbox, on private servers of its own [ARGS=...]
+	@$(BIN)/python -m benchmarks.run --only outbox $(ARGS)
 
 docs: $(VENV)/.installed-docs ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.figures import REDIS_RESULTS, RESULTS, Figure, Run
+from benchmarks.figures import OUTBOX_RESULTS, REDIS_RESULTS, RESULTS, Figure, Run
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "benchmarks.md"
@@ -20,6 +20,7 @@ SCALE_PAGE = DOCS / "guides" / "scale.md"
 BEGIN = "<!-- bench:begin -->"
 END = "<!-- bench:end -->"
 REDIS_MARKS = ("<!-- redis:begin -->", "<!-- redis:end -->")
+OUTBOX_MARKS = ("<!-- outbox:begin -->", "<!-- outbox:end -->")
 SCALE_MARKS = ("<!-- fan-out:begin -->", "<!-- fan-out:end -->")
 FAN_OUT = "redis fan-out"
 HEADER = ("figure", "target", "measured", "spread", "verdict")
@@ -34,6 +35,7 @@ GROUPS = {
     "redis fleet": "Many processes on one Redis",
     "decoding": "Change capture from the database's own log",
     FAN_OUT: "What one Redis carries",
+    "outbox": "The outbox on PostgreSQL, its log on Redis",
 }
 
 
@@ -114,8 +116,8 @@ def between(page: str, begin: str, end: str, text: str) -> str:
 
 def marks_of(run: Run) -> tuple[str, str]:
     """Give the two marks between which the figures of a run stand."""
-    redis = bool(run.figures) and all(figure.group.startswith("redis") for figure in run.figures)
-    return REDIS_MARKS if redis else (BEGIN, END)
+    parts = {figure.group.partition(" ")[0] for figure in run.figures}
+    return REDIS_MARKS if parts == {"redis"} else OUTBOX_MARKS if parts == {"outbox"} else (BEGIN, END)
 
 
 def main(argv: list[str]) -> int:
@@ -124,7 +126,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", type=Path, help="default: all of results/")
     parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args(argv)
-    files = [file for file in (RESULTS, REDIS_RESULTS) if file.exists()] if given.json is None else [given.json]
+    files = (
+        [file for file in (RESULTS, REDIS_RESULTS, OUTBOX_RESULTS) if file.exists()]
+        if given.json is None
+        else [given.json]
+    )
     for file in files:
         run = msgspec.json.decode(file.read_bytes(), type=Run)
         page = given.page.read_text(encoding="utf-8")

@@ -119,28 +119,35 @@ def lead(cache: Cache, database: str) -> None:
 
 
 def fork(cache: Cache, database: str) -> None:
-    """Relay, fork, and stop to relay in the parent: the child goes on by itself."""
+    """Relay, fork, and stop to relay in the parent: the child goes on by itself, for as long as its parent lives."""
     one = Relay(cache, database)
     one.start()
     while not one.pulses:
         one._stopped.wait(0.01)
+    parent, pulses = os.getpid(), one.pulses
     child = os.fork()
     if child:
         one.stop()
         tell(child)
         sys.stdin.readline()
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
         return
-    while not one.pulses or not one.leads:
-        one._stopped.wait(0.01)
+
+    def orphaned() -> bool:
+        threading.Event().wait(0.01)
+        return os.getppid() != parent
+
+    while one.pulses <= pulses and not orphaned():
+        continue
     connection = open_connection(database)
     cache.in_transaction(connection).invalidate("of the child")
     connection.commit()
-    while "of the child" not in scopes_told(cache):
-        one._stopped.wait(0.01)
-    tell("the child relays")
-    signal.pause()
+    while "of the child" not in scopes_told(cache) and not orphaned():
+        continue
+    if not orphaned():
+        tell("the child relays")
+    while not orphaned():
+        continue
+    os._exit(0)
 
 
 def main(role: str, url: str, database: str, *rest: str) -> None:

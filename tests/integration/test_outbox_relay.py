@@ -134,3 +134,52 @@ def test_h20_a_relay_that_starts_again_ends_nothing(database: str) -> None:
                 relay.once()
         with Cache(log.url, name=NAME) as cache:
             assert scopes_told(cache) == ["*"]
+
+
+def test_a_relay_ends_with_its_cache(database: str) -> None:
+    """When the cache is closed its relay ends by itself, and lets go of the lock."""
+    with RedisServer() as log:
+        with behind_an_outbox(log.url) as cache:
+            relay = Relay(cache, database)
+            relay.start()
+            until(lambda: relay.pulses)
+        until(lambda: not relay.leads)
+        relay.stop()
+        with behind_an_outbox(log.url) as cache:
+            other = Relay(cache, database)
+            before = other.interval_s
+
+            @cache.cached("key:{number}", max_staleness="250ms")
+            def load(number: int) -> int:
+                return number
+
+            assert load(1) == 1
+            assert other.interval_s < before, "it pulses for the smallest bound"
+
+
+def test_the_rights_that_the_guide_names_are_enough(database: str, server: PostgresServer) -> None:
+    """Who writes needs to insert; the relay needs to read, insert and delete: in the three tables, and nothing else."""
+    server.sql("CREATE ROLE writer LOGIN", "CREATE ROLE relay LOGIN", "GRANT INSERT ON unstale_outbox TO writer")
+    for table in ("unstale_outbox", "unstale_outbox_dead", "unstale_outbox_life"):
+        server.sql(f"GRANT SELECT, INSERT, DELETE ON {table} TO relay")
+    writer, reader = (database.replace("app@", f"{name}@") for name in ("writer", "relay"))
+    with RedisServer() as log, behind_an_outbox(log.url) as cache, psycopg.connect(writer) as db:
+        cache.in_transaction(db).invalidate("one")
+        db.commit()
+        server.sql("INSERT INTO unstale_outbox (id, cache, data) VALUES ('bad', 'shop', '')")
+        assert Relay(cache, reader).once() == 2
+        assert "one" in scopes_told(cache)
+        assert server.sql("SELECT id FROM unstale_outbox_dead") == [("bad",)]
+    server.sql("DROP OWNED BY writer, relay", "DROP ROLE writer, relay")
+
+
+def test_h20_a_relay_remembers_the_timeline_that_it_has_told(database: str) -> None:
+    """The second pulse does not end everything once more, though the tail has not brought the first one back yet."""
+    with RedisServer() as log, behind_an_outbox(log.url) as cache:
+        until(lambda: cache.node.generation)
+        assert cache.runtime.tail is not None
+        cache.runtime.tail.stop()
+        assert cache.runtime.tail.join(10.0)
+        for _ in range(3):
+            Relay(cache, database).once()
+        assert scopes_told(cache) == ["*"]

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,7 +96,7 @@ def test_a_connection_that_commits_by_itself_is_refused(cache: Cache, database: 
     path = database.removeprefix("sqlite:///")
     if mode == "autocommit" and not hasattr(sqlite3.Connection, "autocommit"):
         pytest.skip("needs Python 3.12 or newer")
-    options = {"isolation_level": None} if mode == "isolation_level" else {"autocommit": True}
+    options: Any = {"isolation_level": None} if mode == "isolation_level" else {"autocommit": True}
     with closing(sqlite3.connect(path, **options)) as db:
         with pytest.raises(UsageError, match="commits each statement"):
             cache.in_transaction(db).invalidate("product:17")
@@ -107,6 +108,24 @@ def test_a_connection_that_commits_by_itself_is_refused(cache: Cache, database: 
         cache.in_transaction(db).invalidate("product:18")
         db.execute("COMMIT")
         assert waiting(database) == 2
+
+
+def test_h01_a_connection_that_is_always_in_a_transaction(cache: Cache, database: str) -> None:
+    """With `autocommit=False` nobody can see whether a commit came: a block publishes, and `publish()` is refused."""
+    if not hasattr(sqlite3.Connection, "autocommit"):
+        pytest.skip("needs Python 3.12 or newer")
+    options: Any = {"autocommit": False}
+    with closing(sqlite3.connect(database.removeprefix("sqlite:///"), **options)) as db:
+        with cache.transaction(db) as tx:
+            tx.invalidate("one")
+        assert (scopes_told(cache), waiting(database)) == (["one"], 1)
+        tx = cache.in_transaction(db)
+        tx.invalidate("two")
+        db.commit()
+        with pytest.raises(UsageError, match="not committed yet"):
+            tx.publish()
+    assert Relay(cache, database).once() == 2
+    assert "two" in scopes_told(cache)
 
 
 def test_h19_the_lease_rests_on_the_relay(cache: Cache, db: sqlite3.Connection, database: str) -> None:
@@ -171,6 +190,7 @@ def test_a_backlog_is_read_in_parts_and_to_an_end(cache: Cache, db: sqlite3.Conn
             feed.settle([row.id for row in part.rows], {})
             if not part.more:
                 break
+            assert parts < 10, "it follows the writers for ever"
         assert (len(seen), parts) == (25, 6)
         assert part.rows == ()
         assert len(feed.read(500, first=True).rows) == 30

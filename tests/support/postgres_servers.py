@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
 import pwd
@@ -11,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from multiprocessing.util import Finalize
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -85,7 +85,8 @@ def _folder() -> Path:
 def _template() -> Path:
     """Make the data of an empty server, once for all that are copied from it."""
     folder = _folder()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    # Also at the end of a process that multiprocessing has started, which `atexit` does not see.
+    Finalize(None, shutil.rmtree, (folder,), {"ignore_errors": True}, exitpriority=0)
     run("initdb", "-D", folder / "data", "-U", USER, "--auth", "trust", "-E", "UTF8", "--locale", "C", "-N")
     return folder / "data"
 

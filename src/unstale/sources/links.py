@@ -112,8 +112,8 @@ class SQLiteLink:
         return self._connection.execute("ROLLBACK") if self._mode is True else self._connection.rollback()
 
     def open(self) -> bool:
-        """Say whether a transaction is under way; one that `autocommit=False` began by itself is none yet."""
-        return self._mode is not False and self._connection.in_transaction
+        """Say whether a transaction is under way; with `autocommit=False` one always is."""
+        return bool(self._connection.in_transaction)
 
 
 class PyMySQLLink:

@@ -18,7 +18,7 @@ from unstale.core.durations import Duration, seconds
 from unstale.core.publish import catch_up
 from unstale.core.record import EVERYTHING, Record, read_record
 from unstale.core.tail import BEAT_SHARE, Drained, forward, pulse
-from unstale.errors import EngineError, PolicyError, UnavailableError, UnstaleError, UsageError
+from unstale.errors import ClosedError, EngineError, PolicyError, UnavailableError, UnstaleError, UsageError
 from unstale.sources.dialects import TABLE, checked
 from unstale.sources.feed import Feed, Part
 from unstale.sources.outbox import OutboxFeed
@@ -79,12 +79,12 @@ class Relay:
             msg = "the cache of a relay proves its freshness without it"
             raise UsageError(msg, hint='say so on all nodes, and here too: Cache(..., truth="outbox")')
         checked(table)
-        own_s = cache.node.poll_wait_s * BEAT_SHARE
-        self.interval_s = own_s if interval is None else seconds(interval, "interval")
+        self.cache = cache
+        self._interval_s = None if interval is None else seconds(interval, "interval")
         if not 0 < self.interval_s <= cache.node.poll_wait_s / 2:
             msg = f"interval={interval!r} leaves reads unproven within max_staleness={cache.node.max_staleness_s:g} s"
-            raise PolicyError(msg, hint=f'leave it out, or write interval="{own_s * 1000:.0f}ms"')
-        self.cache = cache
+            own_ms = cache.node.poll_wait_s * BEAT_SHARE * 1000
+            raise PolicyError(msg, hint=f'leave it out, or write interval="{own_ms:.0f}ms"')
         self.batch = batch
         self._open: Callable[[], Feed]
         self._open = (lambda: OutboxFeed(database, cache.name, table=table)) if isinstance(database, str) else database
@@ -100,6 +100,11 @@ class Relay:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         _live.add(self)
+
+    @property
+    def interval_s(self) -> float:
+        """How often it pulses, in seconds; by default as the smallest bound of the cache's functions asks for."""
+        return self.cache.node.poll_wait_s * BEAT_SHARE if self._interval_s is None else self._interval_s
 
     # Its life -------------------------------------------------------------------------------------------------------
 
@@ -143,12 +148,14 @@ class Relay:
         return self.published - before
 
     def run(self, stopped: threading.Event) -> None:
-        """Relay in this thread until told to stop; whatever fails is reported and tried again."""
+        """Relay in this thread until told to stop, or the cache is closed; what fails is reported and tried again."""
         retry_s = RETRY_MIN_S
         while not stopped.is_set():
             try:
                 self._turn(stopped)
                 retry_s = RETRY_MIN_S
+            except ClosedError:
+                break
             except Exception as error:  # noqa: BLE001 - a relay that died would leave all nodes unproven for ever
                 self._failures += isinstance(error, EngineError)
                 self.cache.node.trouble("relay", error)

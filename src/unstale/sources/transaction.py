@@ -103,27 +103,27 @@ class Transaction:
         Raises:
             UsageError: The transaction is still under way.
         """
-        publish_now(self._cache, self._committed())
+        self._refuse_early()
+        publish_now(self._cache, self.taken())
 
     async def apublish(self) -> None:
         """Publish at once what was committed: see `publish`."""
-        records = self._committed()
-        if records:
-            try:
-                await self._cache.arun(publish_once(self._cache.node, records))
-            except UnstaleError as error:  # the cache was closed
-                self._cache.node.trouble("publish", error)
+        self._refuse_early()
+        await apublish_now(self._cache, self.taken())
 
     def forget(self) -> None:
         """Publish nothing of what was written so far: it was rolled back."""
         self._pending.clear()
 
-    def _committed(self) -> tuple[Record, ...]:
+    def _refuse_early(self) -> None:
         # 1. the record is published 2. a node applies it, loads the old row, and stamps it later 3. the commit: nothing
-        # ends what was loaded (H1). So nothing is published while the transaction is under way.
+        # ends what was loaded (H1). So nothing is published while a transaction is under way.
         if self._pending and self.link.open():
             msg = "the transaction is not committed yet: what would be published now could come before the change"
             raise UsageError(msg, hint=HINT)
+
+    def taken(self) -> tuple[Record, ...]:
+        """Give what was written so far, once: it is committed."""
         records = tuple(self._pending)
         self._pending.clear()
         return records
@@ -170,6 +170,16 @@ def publish_now(cache: Cache, records: tuple[Record, ...]) -> None:
         cache.node.trouble("publish", error)
 
 
+async def apublish_now(cache: Cache, records: tuple[Record, ...]) -> None:
+    """Publish what was committed, once and without raising: see `publish_now`."""
+    if not records:
+        return
+    try:
+        await cache.arun(publish_once(cache.node, records))
+    except UnstaleError as error:  # the cache was closed
+        cache.node.trouble("publish", error)
+
+
 def _within(session: Any) -> bool:
     """Say whether a session was given a connection, in whose own transaction it may take part."""
     return hasattr(session.get_bind(), "in_transaction") and session.get_bind().in_transaction()
@@ -183,6 +193,7 @@ class Block:
     """A transaction that ends with its block: committed and published, or rolled back if the block raised."""
 
     def __init__(self, cache: Cache, connection: Any, table: str) -> None:
+        self._cache = cache
         self._transaction = Transaction(cache, connection, table)
         self._link = self._transaction.link
 
@@ -202,7 +213,7 @@ class Block:
             self._link.rollback()
             return
         self._link.commit()
-        self._transaction.publish()
+        publish_now(self._cache, self._transaction.taken())
 
     async def __aenter__(self) -> Transaction:
         await _awaited(self._link.begin())
@@ -216,7 +227,7 @@ class Block:
             await _awaited(self._link.rollback())
             return
         await _awaited(self._link.commit())
-        await self._transaction.apublish()
+        await apublish_now(self._cache, self._transaction.taken())
 
 
 def in_transaction(cache: Cache, connection: Any, *, table: str = TABLE) -> Transaction:
