@@ -135,6 +135,20 @@ def test_a_reading_in_parts_has_an_end_while_others_write(server: MariaDBServer)
         assert len(drained(feed)) == 4
 
 
+def test_two_caches_of_one_name(server: MariaDBServer) -> None:
+    """Two relays that note how far they have read in one place: whoever reads notices, and all ends, loudly."""
+    said: list[str] = []
+    with reading(server, trouble=lambda what, error: said.append(str(error))) as one, reading(server) as other:
+        drained(one)
+        drained(one)
+        drained(other)
+        with pytest.raises(SourceError, match="two relays"):
+            drained(one)
+        with pytest.raises(SourceError, match="another relay has begun"):
+            other.timeline()
+    assert "another relay at the same time" in said[0]
+
+
 def test_h18_a_commit_that_is_not_visible_yet(server: MariaDBServer) -> None:
     """A commit that waits for a replica is in the log and not seen: what a reading gives a fresh read sees."""
     wait = "SET GLOBAL rpl_semi_sync_master_enabled = "

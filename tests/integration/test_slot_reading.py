@@ -213,6 +213,10 @@ def test_h20_a_table_made_anew_or_left_out_is_another_timeline(server: PostgresS
             feed.timeline()
         server.sql(f"ALTER PUBLICATION {SLOT} SET (publish = 'insert, update, delete, truncate')")
         assert feed.timeline() == between
+        server.sql(f"ALTER PUBLICATION {SLOT} SET TABLE review, product WHERE (id > 5)")
+        with pytest.raises(SourceError, match="product: not in the publication"):
+            feed.timeline()
+        server.sql(f"ALTER PUBLICATION {SLOT} SET TABLE review, product")
     with closing(server.client()), reading(server, parse_config("[tables.product]\nwhole = true")) as feed:
         assert feed.timeline() != between, "other scopes, other records: what was told before is not enough"
 

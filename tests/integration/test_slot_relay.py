@@ -14,6 +14,7 @@ from unstale import Cache
 from unstale.core.record import EVERYTHING
 from unstale.sources.relay import Relay
 from unstale.sources.slot import SlotFeed
+from unstale.sources.slot_admin import slot_of
 
 pytestmark = pytest.mark.real
 
@@ -154,6 +155,20 @@ def test_h20_a_slot_made_anew_while_it_is_read(server: PostgresServer) -> None:
         life = server.sql("SELECT life FROM unstale_capture")
         drained(feed)
         assert server.sql("SELECT life FROM unstale_capture") != life
+
+
+def test_two_caches_on_one_slot(server: PostgresServer) -> None:
+    """What another cache's relay has read is never told again: whoever reads notices, and all ends, loudly."""
+    said: list[str] = []
+    with reading(server, trouble=lambda what, error: said.append(str(error))) as one, reading(server) as other:
+        drained(one)
+        before = one.timeline()
+        server.sql("UPDATE product SET price = 2 WHERE id = 17")
+        assert len(drained(other)) == 1
+        assert drained(one) == []
+        assert one.timeline() != before
+    assert "moved on by others" in said[0]
+    assert len({slot_of(name) for name in ("shop", "Shop", "shop-a", "shop_a", "shop a", "s" * 40, "s" * 41)}) == 7
 
 
 def test_h19_a_stuck_slot_proves_nothing(cache: Cache, server: PostgresServer) -> None:

@@ -74,7 +74,8 @@ class BinlogFeed:
     def __init__(
         self, url: str, cache: str, config: CaptureConfig, *, trouble: Trouble = lambda _what, _error: None
     ) -> None:
-        self._name = cache[:NAME_CHARS_MAX]
+        digest = blake2b(cache.encode(), digest_size=16).hexdigest()
+        self._name = cache if len(cache) <= NAME_CHARS_MAX else digest
         self._config = config
         self._trouble = trouble
         self._database = connect(url)
@@ -85,6 +86,8 @@ class BinlogFeed:
         self._found: tuple[str, int, str] | None = None  # the latest mark that was read, and where it begins
         self._at: tuple[str, int] = ("", 0)  # where the latest transaction ended
         self._seen_mark = ""
+        self._mine: set[str] = set()  # marks that were written here, and not read yet
+        self._alone = False  # the first of them was read: from then on nobody else writes any
         self._now_s = 0.0
         try:
             check_settings(self._database)
@@ -189,6 +192,7 @@ class BinlogFeed:
         if life != self._life or written != mark:
             raise SourceError(f"another relay has begun a life of {self._name}", hint="one of them goes on")
         self._target, self._now_s = mark, float(now_s)
+        self._mine.add(mark)
 
     def _fetch(self) -> bool:
         """Take in the next event: was there any?"""
@@ -221,6 +225,13 @@ class BinlogFeed:
             if self._awaited not in {"", mark}:
                 self._begin_anew("is not the one that was read before")
                 raise SourceError("the log does not hold the mark that was noted", hint=LOST)
+            if self._alone and mark not in self._mine:
+                # 1. another relay notes how far it has read, for another cache of this name 2. this one ends 3. the
+                # next one goes on from there, and is never told what lay between.
+                self._begin_anew("is read by another relay at the same time, for another cache of this name")
+                raise SourceError(f"two relays write marks for {self._name}", hint="give each cache a name of its own")
+            self._alone |= mark in self._mine
+            self._mine.discard(mark)
             self._awaited, self._seen_mark, self._found = "", mark, (*self._at, mark)
 
     def _rows(self, one: Told) -> list[Row]:

@@ -32,6 +32,7 @@ from unstale.sources.pgoutput import Snapshot, lsn_of, lsn_text
 from unstale.sources.scopes_config import CaptureConfig
 from unstale.sources.slot_admin import CREATE, NOTES, PLUGIN, begin_life, checked_slot, require_postgres, slot_of
 from unstale.sources.slot_changes import Gatherer, Told, Trouble
+from unstale.sources.slot_sql import MOVE, NOTE, PEEK, STATE, TIMELINE
 from unstale.sources.slot_tables import SETTINGS, captured
 
 SCOPES_MAX: Final = 500  # of one record; a transaction that changes more rows gives several
@@ -41,37 +42,7 @@ IDLE_BYTES: Final = 1 << 20  # a slot that tells nothing is moved on when so muc
 LOST: Final = (
     "everything is invalidated, and captured from here on; give max_slot_wal_keep_size more room if it was lost"
 )
-STATE: Final = f"""
-SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text,
-  extract(epoch FROM clock_timestamp())::float8, n.life, n.position::text, s.confirmed_flush_lsn::text,
-  s.wal_status, s.plugin, s.database = current_database()
-FROM (SELECT) one LEFT JOIN {NOTES} n ON n.name = ? LEFT JOIN pg_replication_slots s ON s.slot_name = ?
-"""
-# One that was made anew meanwhile may have told what lies beyond its begin: then nothing is noted, and that shows.
-NOTE: Final = f"""
-UPDATE {NOTES} n SET position = greatest(n.position, ?::pg_lsn) FROM pg_replication_slots s
-WHERE n.name = ? AND n.life = ? AND s.slot_name = n.name AND s.confirmed_flush_lsn <= n.position RETURNING 1
-"""
 ANEW: Final = "the relay looks at it anew"
-PEEK: Final = (
-    "SELECT data FROM pg_logical_slot_peek_binary_changes(?, NULL, ?, 'proto_version', '1', 'publication_names', ?)"
-)
-# The last column is written, and waits for the standbys where such are named: a primary that is cut off from them, and
-# may have been deposed, says nothing.
-TIMELINE: Final = f"""
-SELECT (SELECT system_identifier FROM pg_control_system()) || '/'
-  || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '/'
-  || (SELECT oid FROM pg_database WHERE datname = current_database()) || '/' || s.slot_name || '/' || n.life,
-  s.confirmed_flush_lsn <= n.position,
-  ARRAY(SELECT c.oid::bigint FROM pg_publication_tables t JOIN pg_namespace m ON m.nspname = t.schemaname
-    JOIN pg_class c ON c.relnamespace = m.oid AND c.relname = t.tablename
-    JOIN pg_publication p ON p.pubname = t.pubname AND p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate
-    WHERE t.pubname = s.slot_name),
-  CASE WHEN current_setting('synchronous_standby_names') <> ''
-    THEN set_config('synchronous_commit', 'on', true) || pg_logical_emit_message(true, 'unstale', '')::text END
-FROM pg_replication_slots s JOIN {NOTES} n ON n.name = s.slot_name WHERE s.slot_name = ?
-"""
-
 T = TypeVar("T")
 
 
@@ -172,6 +143,9 @@ class SlotFeed:
             return State(why="was lost: what it had not told was removed", lost=True)
         if lsn_of(confirmed) > lsn_of(position):  # or another relay moves it on just now: then it shows in a moment
             return self._look(tries - 1) if tries else State(why="was made anew, or moved on by others")
+        if self._confirmed and lsn_of(confirmed) > self._confirmed:
+            # Who leads reads alone: what others have read, for another cache of this name, it will never be told.
+            return State(why="was moved on by others")
         return State(lsn_of(insert), lsn_of(flush), now_s, life, lsn_of(confirmed))
 
     def _begin_anew(self, state: State) -> None:
@@ -184,6 +158,7 @@ class SlotFeed:
         if state.lost:
             self._ask("SELECT pg_drop_replication_slot(?)", (self._slot,))
         self._mapped(lambda: begin_life(self._database, self._slot))
+        self._confirmed = 0
         self._trouble("capture", SourceError(f"the slot {self._slot} {state.why}", hint=LOST))
 
     def _peek(self, limit: int) -> tuple[list[Told], bool]:
@@ -230,9 +205,8 @@ class SlotFeed:
         upto = lsn_text(self._upto)
         if not self._ask(NOTE, (upto, self._slot, self._life)):
             raise SourceError(f"the slot {self._slot} is not the one that was read", hint=ANEW)
-        move = "SELECT pg_replication_slot_advance(slot_name, ?::pg_lsn) FROM pg_replication_slots"
-        self._ask(f"{move} WHERE slot_name = ? AND confirmed_flush_lsn < ?::pg_lsn", (upto, self._slot, upto))
-        self._confirmed = self._upto
+        moved = self._ask(MOVE, (upto, self._slot, upto))
+        self._confirmed = max([self._upto, *(lsn_of(reached) for (reached,) in moved)])
 
     def timeline(self) -> str:
         """Name the life of the source: server, timeline, database, slot, and the tables as they are captured.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from hashlib import blake2b
 from typing import Final
 
 import msgspec
@@ -22,6 +23,8 @@ NOTES: Final = "unstale_capture"
 TABLE: Final = (
     f"CREATE TABLE IF NOT EXISTS {NOTES} (name text PRIMARY KEY, life text NOT NULL, position pg_lsn NOT NULL)"
 )
+SHORT_CHARS_MAX: Final = 30
+PLAIN: Final = re.compile(r"[a-z0-9_]{1,30}")
 NAME: Final = re.compile(r"[a-z0-9_]{1,63}")
 CREATE: Final = "make it: unstale capture slot create DATABASE --config capture.toml"
 
@@ -51,8 +54,11 @@ class SlotStatus(msgspec.Struct, frozen=True):
 
 
 def slot_of(cache: str) -> str:
-    """Give the name of a cache's slot."""
-    return f"unstale_{re.sub(r'[^a-z0-9_]', '_', cache.lower())}"[:63]
+    """Give the name of a cache's slot: two caches never share one."""
+    if PLAIN.fullmatch(cache):
+        return f"unstale_{cache}"
+    short = re.sub(r"[^a-z0-9_]", "_", cache.lower())[:SHORT_CHARS_MAX]
+    return f"unstale_{short}_{blake2b(cache.encode(), digest_size=6).hexdigest()}"
 
 
 def checked_slot(name: str) -> str:
