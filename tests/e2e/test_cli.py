@@ -25,7 +25,9 @@ from unstale.core.record import Record, Stamp
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60
-COMMANDS = ("demo", "replay", "get", "explain", "tail", "nodes", "doctor", "invalidate", "wire")
+COMMANDS = (
+    "demo", "replay", "get", "explain", "tail", "nodes", "doctor", "invalidate", "relay", "outbox", "capture", "wire",
+)  # fmt: skip
 
 
 class Shop:
@@ -371,7 +373,9 @@ def test_reference_knows_every_option() -> None:
     commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
     assert set(commands) == set(sections) == set(COMMANDS)
     for name, command in commands.items():
-        parts = (command, *getattr(command, "commands", {}).values())
+        parts = [command]
+        for part in parts:  # a group's commands too, and those of the groups among them
+            parts += getattr(part, "commands", {}).values()
         parameters = [parameter for part in parts for parameter in part.params]
         options = {option for parameter in parameters for option in parameter.opts if option.startswith("--")}
         assert {option for option in options - {"--help"} if option not in sections[name]} == set()
