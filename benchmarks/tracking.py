@@ -49,7 +49,7 @@ def measure(options: Options) -> list[Figure]:
                 cache = stack.enter_context(Cache(url, name=name))
                 cache.ticket()
                 cases[name] = writing(stack, server, cache, outbox=with_outbox)
-            rounds, count = (15, 20) if options.quick else (101, 40)
+            rounds, count = (15, 20) if options.quick else (101, 20)
             times = interleave(cases, rounds=rounds, times=count)
             figures += judged(times, fsync=fsync)
     return figures

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -160,6 +162,24 @@ def test_h01_a_lost_connection_before_the_commit_publishes_nothing(
         with pytest.raises(DBAPIError):
             session.execute(select(Product)).all()
     assert on_postgres.published() == []
+
+
+def test_h27_a_session_that_nobody_ends_keeps_nothing(shop: TrackedShop) -> None:
+    """A session that is forgotten gives its connection back, and what it changed is hidden from nobody any more."""
+
+    def work() -> None:
+        session = shop.sessions()
+        change(session)
+        assert shop.engine.pool.checkedout() == 1  # type: ignore[attr-defined]
+
+    shop.cache.get_or_load("product:1", lambda: 10)
+    work()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
+    assert shop.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert shop.cache.get("product:1") == 10
+    assert shop.published() == []
 
 
 # Two phases -----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 from unstale.core.record import EVERYTHING
 from unstale.sqlalchemy.names import Names
@@ -47,6 +48,8 @@ class Changes:
 class Transaction:
     """The transaction of one session, as one cache sees it: it may have changed what its own reads must not miss.
 
+    It may be seen in a context for longer than its session lives, and so keeps neither that nor its connections alive.
+
     Attributes:
         sent: A commit has been sent: whatever its answer, it may have come about.
         prepared: The first of two phases has been sent: the transaction may be committed from elsewhere.
@@ -59,7 +62,9 @@ class Transaction:
     """
 
     __slots__ = (
+        "__weakref__",
         "_levels",
+        "_root",
         "asynchronous",
         "busy",
         "committed",
@@ -72,9 +77,10 @@ class Transaction:
 
     def __init__(self, root: Any) -> None:
         self.sent = self.prepared = self.committed = self.over = self.busy = self.asynchronous = False
-        self.connections: dict[Any, bool] = {}
+        self.connections: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
         self.written: list[Any] = []
-        self._levels: list[tuple[Any, Changes]] = [(root, Changes())]
+        self._root = ref(root)
+        self._levels: list[tuple[int, Changes]] = [(id(root), Changes())]
 
     @property
     def now(self) -> Changes:
@@ -93,19 +99,19 @@ class Transaction:
 
     def begin(self, savepoint: Any) -> None:
         """Begin a savepoint."""
-        self._levels.append((savepoint, Changes()))
+        self._levels.append((id(savepoint), Changes()))
 
     def release(self, savepoint: Any, *, keep: bool) -> None:
         """End a savepoint, with those in it: its changes are from now on those of what is around it, or never were."""
-        while any(level is savepoint for level, _changes in self._levels[1:]):
+        while any(level == id(savepoint) for level, _changes in self._levels[1:]):
             _level, changes = self._levels.pop()
             if keep:
                 self.now.merge(changes)
 
     def touches(self, scopes: Iterable[str]) -> bool:
         """Say whether it has changed any of these, and that is not published yet."""
-        if self.over:
-            return False
+        if self.over or (self._root() is None and self.certain()):
+            return False  # a session that nobody ended is gone, and was rolled back
         changed = [changes.scopes for _level, changes in self._levels]
         return any(EVERYTHING in one for one in changed) or any(scope in one for scope in scopes for one in changed)
 

@@ -151,6 +151,7 @@ class Statement:
             self._where = self._equal(top)
             used = {parameter for parameter, _many in self._where.values()}
             self._set = {column: key for column, key in self._set.items() if key not in used}
+        self._simple = self._by_key(top)
         new_key = isinstance(top, Update) and (self._unclear or any(c in self._set for c in self._names.key))
         if isinstance(top, Delete) or new_key:
             self._others += self._naming.ended_with(table, deleted=isinstance(top, Delete))
@@ -161,6 +162,13 @@ class Statement:
         if self._target is not None:
             yield self._names
 
+    def _by_key(self, top: Any) -> tuple[Any, str] | None:
+        """Give the column and the parameter of a statement for one row by its key that changes no key: most are so."""
+        if isinstance(top, Insert) or self._unclear or self._with or len(self._where) != 1:
+            return None
+        ((column, (parameter, many)),) = self._where.items()
+        return None if many or self._names.key != (column,) or column in self._set else (column, parameter)
+
     def changes(self, context: Any) -> Iterator[Change]:
         """Give what an execution has changed.
 
@@ -170,6 +178,11 @@ class Statement:
         for names in self._others:
             yield Change(names, None)
         if self._target is None:
+            return
+        if self._simple is not None:
+            column, parameter = self._simple
+            for values in context.compiled_parameters:
+                yield Change(self._names, self._names.row({column: values.get(parameter)}, self._dialect))
             return
         rows = None if self._unclear else self._rows(context)
         if rows is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session, SessionTransaction
@@ -49,9 +49,9 @@ class Tracking:
         self._statements = Statements(naming)
         self._reading = Reading(cache.node, naming)
         self._publisher = Publisher(cache, outbox=outbox)
-        self._sessions: WeakKeyDictionary[Session, SessionState] = WeakKeyDictionary()
-        self._connections: WeakKeyDictionary[Connection, Active] = WeakKeyDictionary()
         self._engines: WeakSet[Any] = WeakSet()
+        # What is kept of a session, and of its connection, hangs on these: a session that nobody ends goes with them.
+        self._name = f"_unstale_{id(self):x}"
 
     def follow(self, target: Any) -> None:
         """Listen to the sessions of a class, or to one session."""
@@ -85,7 +85,7 @@ class Tracking:
         found = [check_scope(one) if isinstance(one, str) else self.naming.of_class(one) for one in changed]
         if not session.in_transaction():
             session.begin()
-        state = self._sessions[session]
+        state: SessionState = session.info[self]
         if state.transaction is None:  # it was begun before it was tracked
             raise UsageError("the session's transaction began before it was tracked", hint="call track() earlier")
         self._changing(state.transaction, None, state)
@@ -102,13 +102,13 @@ class Tracking:
         """Take the stamp, before the database takes its snapshot (H17)."""
         if part.parent is not None and not part.nested:
             return  # a flush
-        state = self._sessions.get(session)
+        state: SessionState | None = session.info.get(self)
         if part.nested:
             if state is not None and state.transaction is not None:
                 state.transaction.begin(part)
             return
         if state is None:
-            state = self._sessions[session] = SessionState()
+            state = session.info[self] = SessionState()
         if not len(session.identity_map):
             state.forget()
         node, bind = self.cache.node, session.bind
@@ -120,10 +120,10 @@ class Tracking:
         state.begin(Transaction(part), stamp, node.clock())
 
     def _connected(self, session: Session, part: SessionTransaction, connection: Connection) -> None:
-        state = self._sessions.get(session)
+        state: SessionState | None = session.info.get(self)
         if state is None or state.transaction is None or part.nested:
             return
-        self._connections[connection] = (session, state)
+        setattr(connection, self._name, (session, state))
         transaction = state.transaction
         transaction.connections.setdefault(connection, False)
         transaction.asynchronous = connection.dialect.is_async
@@ -142,7 +142,7 @@ class Tracking:
             state.seen_in(*exacts.view(self.cache.node, found))
 
     def _committed(self, session: Session) -> None:
-        state = self._sessions.get(session)
+        state: SessionState | None = session.info.get(self)
         if state is None or state.transaction is None:
             return
         savepoint = session.get_nested_transaction()
@@ -153,7 +153,7 @@ class Tracking:
 
     def _rolled_back(self, session: Session) -> None:
         """Note that what was prepared is no more, if the database was there to hear it."""
-        state = self._sessions.get(session)
+        state: SessionState | None = session.info.get(self)
         transaction = None if state is None else state.transaction
         if transaction is not None and not any(connection.invalidated for connection in transaction.connections):
             transaction.prepared = False
@@ -161,15 +161,15 @@ class Tracking:
     def _ended(self, session: Session, part: SessionTransaction) -> None:
         if part.parent is not None and not part.nested:
             return
-        state = self._sessions.get(session)
+        state: SessionState | None = session.info.get(self)
         transaction = None if state is None else state.transaction
         if state is None or transaction is None:
             return
         if part.nested:
             transaction.release(part, keep=False)  # a savepoint that was released has been taken in already
             return
-        for connection in transaction.connections:
-            self._connections.pop(connection, None)
+        for connection in tuple(transaction.connections):
+            vars(connection).pop(self._name, None)
         state.end(keeps=transaction.committed and not session.expire_on_commit)
         if transaction.certain():
             transaction.over = True
@@ -180,12 +180,12 @@ class Tracking:
 
     def _attached(self, session: Session, _instance: object) -> None:
         """Note that an object came with values of a view that nobody knows (H17)."""
-        state = self._sessions.get(session)
+        state: SessionState | None = session.info.get(self)
         if state is not None:
             state.since = None
 
     def _found(self, session: Session, instance: object) -> None:
-        state = self._sessions.get(session)
+        state: SessionState | None = session.info.get(self)
         if state is not None:
             self._reading.found(session, state, instance)
 
@@ -205,7 +205,7 @@ class Tracking:
     def _executed(
         self, connection: Connection, _element: Any, _many: Any, _one: Any, _options: Any, result: Any
     ) -> None:
-        active = self._connections.get(connection)
+        active: Active | None = getattr(connection, self._name, None)
         context = getattr(result, "context", None)
         compiled = getattr(context, "compiled", None)
         if active is None or compiled is None or context is None:
@@ -244,7 +244,7 @@ class Tracking:
         self, connection: Connection, _cursor: Any, text: str, _values: Any, context: Any, _many: Any
     ) -> None:
         """See what goes to the driver as it is: nobody knows what it reads, or changes."""
-        active = self._connections.get(connection)
+        active: Active | None = getattr(connection, self._name, None)
         if active is None or context is None or context.compiled is not None or active[1].transaction is None:
             return
         _session, state = active
@@ -257,7 +257,7 @@ class Tracking:
 
     def _failed(self, happened: Any) -> None:
         """Take a change that failed for one that may have come about in part."""
-        active = self._connections.get(happened.connection) if happened.connection is not None else None
+        active: Active | None = getattr(happened.connection, self._name, None)
         compiled = getattr(happened.execution_context, "compiled", None)
         transaction = None if active is None else active[1].transaction
         if active is None or transaction is None or compiled is None or transaction.busy:
@@ -269,7 +269,7 @@ class Tracking:
     # Its end, as the database is asked for it ---------------------------------------------------------------------
 
     def _transaction_on(self, connection: Connection) -> Transaction | None:
-        active = self._connections.get(connection)
+        active: Active | None = getattr(connection, self._name, None)
         return None if active is None else active[1].transaction
 
     def _commits(self, connection: Connection) -> None:
