@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.scripted import Bench, Script
 from unstale.core import ops
+from unstale.core.calls import read_served
 from unstale.core.context import Frame, Surroundings, enter, leave, loading, surroundings
 from unstale.core.many import read_many
 from unstale.core.read import read
@@ -248,3 +249,26 @@ def test_a_transaction_outlives_the_block_that_it_began_in() -> None:
         leave(one)
     assert surroundings.get() is None
     leave(one)
+
+
+@pytest.mark.parametrize("how", [{"replica_lag": 5}, {}])
+def test_h17_what_holds_an_old_part_is_as_old(bench: Bench, how: dict[str, Any]) -> None:
+    """A load without lag may be made of what a replica that lags shows, or an old view: it is stamped as that is."""
+    node = bench.node()
+    node.keep_history(5)
+    bench.now += 60
+    bench.hear(node)
+    before = node.stamp()
+    bench.publish("part")
+    bench.hear(node)
+    bench.now += 1
+    load = (lambda: "old view") if how else looking_back(before, bench.now - 2)
+    whole = bench.script(read(node, bench.want("whole", lambda: "of old parts")))
+    whole.until(ops.Load)
+    part = bench.script(read_served(node, bench.want("part", load, **how)), inside=whole)
+    part.end()
+    whole.perform()
+    whole.end()
+    assert part.value.why == "loaded, not kept: overtaken by a record"
+    assert whole.value.why == "loaded, not kept: overtaken by a record"
+    assert node.table.cells == {}

@@ -132,12 +132,15 @@ class Frame:
         if read.remaining_s is not None:
             life_s = max(read.remaining_s, 0.0)
             self.life_s = life_s if self.life_s is None else min(self.life_s, life_s)
-        if not read.stale:
-            return
-        self.stale = True
-        self.unproven = self.unproven or read.proven_s is None
+        if read.stale:
+            self.stale = True
+            self.unproven = self.unproven or read.proven_s is None
+        elif read.source not in {"load", "flight"}:
+            return  # an entry that was judged just now, by all that has been applied
         # What is built from something stale is no fresher than it: with the stale entry's stamp, the record that ended
-        # that entry ends this one too.
+        # that entry ends this one too. So it is with what was loaded from a replica that lags (H17): 1. record 11 ends
+        # `a` 2. a view is loaded, stamp 11, and within it `a`, from a replica that shows 10 3. `a` is not kept, nor
+        # may the view be, which would outlive it.
         if read.stamp is None or (self.oldest is not None and self.oldest.generation != read.stamp.generation):
             self.skipped = True
         elif self.oldest is None or read.stamp.position < self.oldest.position:

@@ -60,6 +60,7 @@ class Source:
         self.loads = 0
         self.aloft: Counter[tuple[str, str]] = Counter()
         self.policy = self._new_policy()
+        self.view_policy = self.policy.but(replica_lag=0) if self.rng.random() < 0.5 else self.policy
 
     def _new_policy(self) -> Policy:
         """Give the policy of this run."""
@@ -88,13 +89,14 @@ class Source:
     def want(self, key: str, view: View | None = None, **how: Any) -> Want:
         """Give a read of a key, as a cached function would, in a transaction that began before or not."""
         process = how.pop("process")
+        whole = key.startswith("v:")  # it reads nothing itself, and need not know that its parts come from a replica
 
         def load() -> Any:
-            return self.load_view(process, key) if key.startswith("v:") else self.load(process, key, view)
+            return self.load_view(process, key) if whole else self.load(process, key, view)
 
         return Want(
-            key=key, stored_key=stored_key(CODEC.shape, key), scopes=(key[0],), policy=self.policy, codec=CODEC,
-            bound_s=process.node.bound_of(self.policy), call=load, **how,
+            key=key, stored_key=stored_key(CODEC.shape, key), scopes=(key[0],), codec=CODEC, call=load,
+            policy=self.view_policy if whole else self.policy, bound_s=process.node.bound_of(self.policy), **how,
         )  # fmt: skip
 
     async def load(self, process: Process, key: str, view: View | None = None) -> list[object]:
