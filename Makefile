@@ -54,7 +54,7 @@ services: ## install the servers and programs that the tests need, with apt
 
 test: $(INSTALLED) ## all tests, branch coverage of the core, the simulator [SIM_SECONDS=120, 0: without]
 	@$(BIN)/python -m coverage erase
-	@$(BIN)/python -m coverage run -m pytest -m "not sim"
+	@$(BIN)/python -m tests.halves
 	@$(BIN)/python -m coverage combine --quiet
 	@echo "Branch coverage of $(CORE), which must be $(COVERAGE) %:"
 	@$(BIN)/python -m coverage report --include='$(CORE)/*' --fail-under=$(COVERAGE) \
