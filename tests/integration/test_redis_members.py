@@ -15,6 +15,7 @@ from unstale import Cache
 from unstale.clock import boottime
 from unstale.core.about import decode_about
 from unstale.core.ops import Member
+from unstale.core.record import Record
 from unstale.engines.redis import RedisEngine
 from unstale.engines.redis_log import ABOUT_S
 from unstale.engines.redis_scripts import APPEND, INVALIDATE
@@ -35,6 +36,27 @@ def test_h36_who_left_stays_away(redis_server: RedisServer) -> None:
         with Cache(redis_server.url, name="short") as cache:
             cache.invalidate("a:1")
     assert members(redis_server, "short") == set()
+
+
+def test_a_node_polls_once_for_what_it_is_told_of() -> None:
+    """The poll that brings the newest record is followed by one that waits; only who is waited for tells first."""
+    with RedisServer() as server, Cache(server.url, name="once", max_staleness="60s") as cache:
+        log = RedisEngine(parse_url(server.url), name="once")
+        cache.get("nothing")
+
+        def polls(*records: Record) -> int:
+            until(lambda: server.info("clients")["blocked_clients"] == 1)
+            before = server.info("commandstats")["cmdstat_xread"]["calls"]
+            for record in records:
+                head = log.append((record,)).identity.head
+                until(lambda: cache.node.applied == head)  # noqa: B023 - called at once
+                until(lambda: server.info("clients")["blocked_clients"] == 1)
+            return int(server.info("commandstats")["cmdstat_xread"]["calls"] - before)
+
+        count = 10
+        assert polls(*(Record(f"plain{number}", ("a",)) for number in range(count))) == count
+        assert polls(*(Record(f"ack{number}", ("a",), ack=True) for number in range(count))) == 2 * count
+        log.close()
 
 
 def test_h23_parent_and_child_are_two_members(redis_server: RedisServer) -> None:
