@@ -36,10 +36,11 @@ def main() -> int:
     if refusal := "" if asked.url else missing():
         sys.stderr.write(f"{refusal}\n")
         return 2
-    with contextlib.ExitStack() as stack:
-        url = asked.url or stack.enter_context(RedisServer()).url
-        how, whole = torture("" if url == POSTGRES else url, asked.seconds, console.print, asked.without)
-    if not whole:
+    try:
+        with contextlib.ExitStack() as stack:
+            url = asked.url or stack.enter_context(RedisServer()).url
+            how = torture("" if url == POSTGRES else url, asked.seconds, console.print, asked.without)
+    except KeyboardInterrupt:
         console.print("Interrupted: nothing is judged.")
         return 130
     show(how, console, asked.without)

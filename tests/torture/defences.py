@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from unstale.core import load
+from unstale.core import fill, load
 from unstale.core.lease import Lease
 from unstale.core.node import Intent, Node
 from unstale.core.record import Record, Stamp
@@ -40,7 +40,7 @@ def _publish_early() -> None:
 
 
 def _write_no_row() -> None:
-    Transaction._write = lambda _self, _record: None  # type: ignore[method-assign,assignment,misc]
+    Transaction._write = lambda _self, _record: None  # type: ignore[method-assign,assignment]
 
 
 def _keep_whatever_was_written() -> None:
@@ -51,7 +51,7 @@ def _keep_whatever_was_written() -> None:
 
 
 def _stamp_at_the_end() -> None:
-    settle = load.settle
+    settle = fill.settle
 
     def stamped(node: Node, want: Any, flight: Any, frame: Any, value: Any, **how: Any) -> Any:
         flight.stamp = node.stamp()
@@ -70,7 +70,7 @@ def _ignore_the_replicas_lag() -> None:
 
 
 def _publish_what_is_not_visible() -> None:
-    SlotFeed._visible = lambda _self, told: told  # type: ignore[method-assign,assignment,misc]
+    SlotFeed._visible = lambda _self, told: told  # type: ignore[method-assign,assignment]
 
 
 def _prove_by_polls() -> None:
@@ -81,7 +81,7 @@ def _prove_by_polls() -> None:
 
 
 def _know_no_timeline() -> None:
-    SlotFeed.timeline = lambda _self: "one for ever"  # type: ignore[method-assign,assignment,misc]
+    SlotFeed.timeline = lambda _self: "one for ever"  # type: ignore[method-assign,assignment]
 
 
 def _read_by_number() -> None:

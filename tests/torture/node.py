@@ -16,10 +16,21 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tests.torture.ledger import ROWS, Oracle
 from tests.torture.roles import Role, Scene
-from tests.torture.shop import BOUND_S, CAPTURED, LAG_S, NO_LIMIT, TOLD, key_of, open_cache, open_engine, select_of, table_of
+from tests.torture.shop import (
+    BOUND_S,
+    CAPTURED,
+    LAG_S,
+    NO_LIMIT,
+    key_of,
+    open_cache,
+    open_engine,
+    select_of,
+    table_of,
+)
 from unstale.clock import boottime
 from unstale.sqlalchemy import track
 
+OTHERS: Final = range(200, ROWS)  # rows of which their writers tell the cache nothing, or only which they may be
 PAUSE_S: Final = 0.01
 TOGETHER: Final = 8  # reads of one step
 LONG_S: Final = 1.5 * BOUND_S  # so old a view in REPEATABLE READ becomes
@@ -105,19 +116,19 @@ class Node(Role):
             ((version,),) = connection.execute(select_of(row).encode()).fetchall()
             return int(version)
 
-        self.read("captured", self.some(), load)
+        self.read("captured", random.sample(OTHERS, TOGETHER), load)
 
     def read_committed(self) -> None:
         """Read by a session whose transaction sees what is committed."""
         with self.sessions() as session:
-            self.read("READ COMMITTED", self.some(), lambda row: session.get_one(table_of(row), row).version)
+            self.read("READ COMMITTED", self.some(), lambda row: version_in(session, row))
 
     def read_repeatably(self) -> None:
         """Read within a long transaction, whose own loads show what was when it began: others never get that."""
         if self._long is None:
             self._long, self._long_since = self.sessions(bind=self.repeatable), boottime()
         session = self._long
-        self.read("REPEATABLE READ", self.some(), lambda row: session.get_one(table_of(row), row).version)
+        self.read("REPEATABLE READ", self.some(), lambda row: version_in(session, row))
         if boottime() - self._long_since > LONG_S:
             self._long = None
             session.close()
@@ -138,3 +149,9 @@ class Node(Role):
             return int(version)
 
         self.read("replica", self.some(), load, **({} if self.exact else {"replica_lag": LAG_S}))
+
+
+def version_in(session: Session, row: int) -> int:
+    """Give a row's version as a session sees it."""
+    version: int = session.get_one(table_of(row), row).version
+    return version

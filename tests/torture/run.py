@@ -144,8 +144,11 @@ class Torture:
 @contextlib.contextmanager
 def truth_and_replica(*, triggers: bool) -> Iterator[tuple[PostgresServer, PostgresServer]]:
     """Give the primary, with all that the caches need in it, and its replica, which applies everything late."""
-    room = {"max_connections": 100}
-    standby = {"synchronous_standby_names": "*", "synchronous_commit": "local"}  # who wants to wait for it says so
+    room: dict[str, Any] = {"max_connections": 100}
+    standby: dict[str, Any] = {
+        "synchronous_standby_names": "*",
+        "synchronous_commit": "local",
+    }  # who wants to wait for it says so
     with PostgresServer(wal_level="logical", **room, **standby) as truth:
         for table, rows in TABLES:
             name = table.__tablename__
@@ -160,13 +163,13 @@ def truth_and_replica(*, triggers: bool) -> Iterator[tuple[PostgresServer, Postg
                 capture.install(capture.plan(["stock"], Config(), [TOLD]))
         with contextlib.closing(connect(truth.url)) as database:
             create_slot(database, slot_of(CAPTURED), captured(database, CONFIG))
-        late = {"recovery_min_apply_delay": f"{DELAY_S * 1000:.0f}ms", "hot_standby_feedback": True}
+        late: dict[str, Any] = {"recovery_min_apply_delay": f"{DELAY_S * 1000:.0f}ms", "hot_standby_feedback": True}
         with PostgresServer(of=truth, **room, **late) as replica:
             yield truth, replica
 
 
-def torture(url: str, seconds: float, say: Callable[[str], None], without: str = "") -> tuple[Told, bool]:
-    """Run a torture; give how it went, and whether it ran to its end. Ctrl-C ends it, with nothing to be judged.
+def torture(url: str, seconds: float, say: Callable[[str], None], without: str = "") -> Told:
+    """Run a torture, and give how it went; whatever ends it, Ctrl-C too, ends all its processes.
 
     Args:
         url: Of an engine that serves nothing else; empty: the caches lie in the truth itself.
@@ -180,12 +183,9 @@ def torture(url: str, seconds: float, say: Callable[[str], None], without: str =
     ):
         scene = Scene(url or truth.url, truth.url, replica.url, f"{folder}/ledger", without)
         with Torture(scene, truth) as running:
-            try:
-                running.begin()
-                running.last(seconds, say)
-                return running.verdict(), True
-            except KeyboardInterrupt:
-                return Told(0.0, {}, {}, Counter(), Counter()), False
+            running.begin()
+            running.last(seconds, say)
+            return running.verdict()
 
 
 def show(told: Told, console: Console, without: str = "") -> None:
@@ -211,7 +211,9 @@ def show(told: Told, console: Console, without: str = "") -> None:
     for what in ("rolled back", "savepoints rolled back", "relays killed", "slots dropped"):
         table.add_row(what, f"{told.done[what]:,}")
     console.print(table)
-    console.print(f"loads of the replica: {told.done['replica in time']:,}, too late: {told.done['replica too late']:,}")
+    console.print(
+        f"loads of the replica: {told.done['replica in time']:,}, too late: {told.done['replica too late']:,}"
+    )
     for name, many in (("errors", told.errors), ("troubles", told.done)):
         shown = [f"{what} {count:,}" for what, count in sorted(many.items()) if name == "errors" or "trouble" in what]
         if shown:

@@ -60,14 +60,14 @@ class Stock(Base):
     version: Mapped[int]
 
 
-TABLES: Final[tuple[tuple[type[Item | Part | Stock], range], ...]] = (
+TABLES: Final[tuple[tuple[Any, range], ...]] = (
     (Item, range(200)),
     (Part, KINDS["bulk"]),
     (Stock, range(260, ROWS)),
 )
 
 
-def table_of(row: int) -> type[Item | Part | Stock]:
+def table_of(row: int) -> Any:
     """Give the class of a row."""
     return next(table for table, rows in TABLES if row in rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -52,7 +53,7 @@ class Writer(Role):
             ("write-through", self.through, 0.1),
             ("psql", self.by_psql, 0.5),
             ("plain psycopg", self.plainly, 0.3),
-            ("waits for a standby", self.wait_for_standby, 1.0),
+            ("waits for a standby", self.wait_for_standby, 2.0),
         ):
             self.repeat(kind, step, pause_s)
 
@@ -113,22 +114,22 @@ class Writer(Role):
         change = update(Part).where(Part.id >= first, Part.id < first + BULK).values(version=Part.version + 1)
         with self.sessions() as session:
             found = session.execute(change.returning(Part.id, Part.version)).all()
-            session.info[NOTED] = ("bulk", {row: version for row, version in found})
+            session.info[NOTED] = ("bulk", dict(found))
             session.commit()
 
     def by_raw_sql(self) -> None:
         """Change a row by SQL, in a transaction that the cache ends; some are rolled back."""
         connection, row = self.connection("raw SQL"), random.choice(rows_of("raw SQL"))
-        try:
-            with self.cache.transaction(connection) as tx:
-                version = raised(connection, row)
-                tx.invalidate(key_of(row))
-                if random.random() < 0.25:
-                    raise RolledBackError
-        except RolledBackError:
+        fails = random.random() < 0.25
+        with contextlib.suppress(RolledBackError), self.cache.transaction(connection) as tx:
+            version = raised(connection, row)
+            tx.invalidate(key_of(row))
+            if fails:
+                raise RolledBackError
+        if fails:
             self.done["rolled back"] += 1
-            return
-        self.committed("raw SQL", {row: version})
+        else:
+            self.committed("raw SQL", {row: version})
 
     def late(self) -> None:
         """Commit some time after the record was written, and publish after that."""
@@ -194,7 +195,7 @@ class Doomed(Role):
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
-        self.repeat("killed after commit", self.fork, 0.3)
+        self.repeat("killed after commit", self.fork, 0.1)
 
     def fork(self) -> None:
         """Let a child do it, and see that it was killed."""
