@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import signal
 from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -67,8 +68,13 @@ class Player:
 
 
 def prepare() -> None:
-    """Let what the processes are forked from import all that they need."""
+    """Start what the processes are forked from: it imports all that they need, and Ctrl-C is not for it."""
     _forks.set_forkserver_preload([__name__])
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def end() -> None:
