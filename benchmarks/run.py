@@ -122,14 +122,15 @@ def main(argv: list[str]) -> int:
     )
     print(plain(figures))
     print(f"{time.perf_counter() - began:.0f} s")
-    apart = {
+    apart: dict[tuple[str, ...], Path] = {
         ("redis",): REDIS_RESULTS,
         ("outbox",): OUTBOX_RESULTS,
         ("tracking",): TRACKING_RESULTS,
         ("capture",): CAPTURE_RESULTS,
         ("decoding",): DECODING_RESULTS,
     }
-    full = {(): RESULTS, **apart}.get(tuple(given.only or ()))
+    files: dict[tuple[str, ...], Path] = {(): RESULTS, **apart}
+    full = files.get(tuple(given.only or ()))
     file = given.json or (None if given.quick else full)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)

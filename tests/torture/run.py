@@ -108,7 +108,7 @@ class Torture:
             self._wait(ALIVE_S / 2, over)
 
     def _drop_slot(self) -> None:
-        """Drop the slot, when the server has noticed that its reader is gone; a late relay may not have made it anew."""
+        """Drop the slot when the server has noticed that its reader is gone; a late relay may not have made it yet."""
         slot = f"FROM pg_replication_slots WHERE slot_name = '{slot_of(CAPTURED)}'"
         until(lambda: not self._truth.sql(f"SELECT 1 {slot} AND active"))
         self._told.done["slots dropped"] += len(self._truth.sql(f"SELECT pg_drop_replication_slot(slot_name) {slot}"))
