@@ -7,7 +7,7 @@ SEEDS       ?= $(if $(SEED),1,1000)
 MIX         ?=
 ARGS        ?=
 URL         ?=
-SECONDS     ?= 3600
+SECONDS     ?=
 COVERAGE    ?= 100
 
 VENV      := .venv
@@ -24,7 +24,7 @@ MAKEFLAGS   += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo demo-redis services test sim-ci sim soak lint format bench bench-redis bench-outbox bench-capture docs clean
+.PHONY: help setup demo demo-redis services test sim-ci sim soak torture lint format bench bench-redis bench-outbox bench-capture docs clean
 
 help: ## list the targets and their variables
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -70,7 +70,10 @@ sim: $(INSTALLED) ## simulate many random schedules, or replay one [SEEDS=1000] 
 	@$(BIN)/python -m unstale.testing.sim --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) $(if $(MIX),--mix "$(MIX)")
 
 soak: $(INSTALLED) ## work for an hour: nothing grows, nothing is stale beyond the bound [SECONDS=3600] [URL=...]
-	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(if $(URL),--url "$(URL)")
+	@$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),3600) $(if $(URL),--url "$(URL)")
+
+torture: $(INSTALLED) ## torture the sources of truth: nothing is stale beyond the bound [SECONDS=60] [URL=...] [ARGS=...]
+	@$(BIN)/python -m tests.torture --seconds $(or $(SECONDS),60) $(if $(URL),--url "$(URL)") $(ARGS)
 
 lint: $(INSTALLED) ## formatting, ruff, mypy --strict
 	@$(BIN)/python -m ruff format --check --quiet . || { echo "Run 'make format'."; exit 1; }

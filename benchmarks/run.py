@@ -129,7 +129,8 @@ def main(argv: list[str]) -> int:
         ("capture",): CAPTURE_RESULTS,
         ("decoding",): DECODING_RESULTS,
     }
-    full = {(): RESULTS, **apart}.get(tuple(given.only or ()))
+    files: dict[tuple[str, ...], Path] = {(): RESULTS, **apart}
+    full = files.get(tuple(given.only or ()))
     file = given.json or (None if given.quick else full)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
