@@ -76,7 +76,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def digest(self) -> str:
         """Give a short text that differs when anything does that the log's capture heeds."""
-        heeded = {name: (asked, self.bulk_of(name)) for name, asked in self.tables.items()}
+        heeded = {name: msgspec.structs.replace(asked, bulk=self.bulk_of(name)) for name, asked in self.tables.items()}
         return blake2b(msgspec.json.encode(heeded, order="deterministic"), digest_size=8).hexdigest()
 
 
