@@ -11,7 +11,7 @@ from benchmarks.outbox import relay_process, scene, until
 from benchmarks.stats import median, quantile
 from unstale import Cache
 from unstale.sources.capture import Capture
-from unstale.sources.capture_plan import Config
+from unstale.sources.capture_config import Config
 
 GROUP = "capture"
 APPLIED_P99_MS_MAX = 50.0

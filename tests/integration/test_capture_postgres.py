@@ -14,7 +14,7 @@ from tests.support.waiting import until
 from unstale import Cache
 from unstale.core.record import EVERYTHING
 from unstale.sources.capture import Capture
-from unstale.sources.capture_plan import Asked, Config
+from unstale.sources.capture_config import Asked, Config
 from unstale.sources.outbox import Outbox
 
 pytestmark = pytest.mark.real

@@ -15,7 +15,7 @@ from unstale import Cache
 from unstale.core.record import EVERYTHING
 from unstale.errors import UsageError
 from unstale.sources.capture import Capture, CaptureError
-from unstale.sources.capture_plan import Asked, Config
+from unstale.sources.capture_config import Asked, Config
 from unstale.sources.outbox import Outbox
 from unstale.sources.relay import Relay
 

@@ -16,7 +16,7 @@ from tests.support.mariadb_servers import MariaDBServer
 from tests.support.outboxes import behind_an_outbox
 from tests.support.postgres_servers import PostgresServer
 from unstale import Cache
-from unstale.sources.capture_plan import Asked
+from unstale.sources.capture_config import Asked
 from unstale.sources.outbox import Outbox
 
 pytestmark = pytest.mark.real

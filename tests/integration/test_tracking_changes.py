@@ -205,6 +205,25 @@ def test_h31_what_the_database_deletes_by_itself_is_published(shop: TrackedShop)
     assert one_of(shop) == {"table:shelf", "shelf:1", "table:box", "box"}
 
 
+def test_h31_a_row_ends_however_a_function_declares_its_key(shop: TrackedShop) -> None:
+    """Where a parameter declares several types the key of a text like '17' carries its type: that entry ends too."""
+    known = {"17": 5}
+
+    @shop.cache.cached("coupon:{code}")
+    def worth(code: str | None) -> int:
+        return known[str(code)]
+
+    with shop.sessions.begin() as session:
+        session.add(Coupon(code="17", worth=5))
+    assert one_of(shop) == {"table:coupon", "coupon:17", "coupon:str!17"}
+    assert worth("17") == 5
+    with shop.sessions.begin() as session:
+        session.execute(update(Coupon).where(Coupon.code == "17").values(worth=6))
+        known["17"] = 6
+        assert worth("17") == 6, "the transaction sees its own change"
+    assert worth("17") == 6
+
+
 # Bulk -----------------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from tests.support.mariadb_servers import USER, MariaDBServer
 from tests.support.outboxes import NAME
 from tests.support.ports import HOST
 from unstale.sources.binlog import BinlogFeed
-from unstale.sources.scopes_config import CaptureConfig, parse_config
+from unstale.sources.capture_config import Config, parse_config
 
 CONFIG = parse_config('[tables.product]\nscopes = ["product:{id}", "tenant:{tenant}"]\n[tables.review]\n')
 LOGGED = ("--log-bin=log", "--binlog-format=ROW", "--binlog-row-metadata=FULL")
@@ -33,7 +33,7 @@ def logging_server(**how: Any) -> MariaDBServer:
 
 
 @contextlib.contextmanager
-def reading(server: MariaDBServer, config: CaptureConfig = CONFIG, **how: Any) -> Iterator[BinlogFeed]:
+def reading(server: MariaDBServer, config: Config = CONFIG, **how: Any) -> Iterator[BinlogFeed]:
     """Give a feed upon the log, and close it."""
     with contextlib.closing(BinlogFeed(server.url, NAME, config, **how)) as feed:
         yield feed

@@ -9,7 +9,8 @@ from tests.support.outboxes import NAME, told
 from unstale import Cache
 from unstale.core.record import Record
 from unstale.sources.capture import Capture
-from unstale.sources.capture_plan import Asked, Captured, Config
+from unstale.sources.capture_config import Asked, Config
+from unstale.sources.capture_plan import Captured
 from unstale.sources.relay import Relay
 
 ANOTHER_LIFE = "the source's timeline changed"

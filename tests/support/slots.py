@@ -9,9 +9,9 @@ from typing import Any
 from tests.support.outboxes import NAME
 from tests.support.postgres_servers import PostgresServer
 from unstale.core.record import read_record
+from unstale.sources.capture_config import Config, parse_config
 from unstale.sources.connections import connect
 from unstale.sources.feed import Feed
-from unstale.sources.scopes_config import CaptureConfig, parse_config
 from unstale.sources.slot import SlotFeed
 from unstale.sources.slot_admin import create_slot, slot_of
 from unstale.sources.slot_tables import captured
@@ -27,7 +27,7 @@ TABLES = (
 )
 
 
-def make_slot(server: PostgresServer, config: CaptureConfig = CONFIG) -> None:
+def make_slot(server: PostgresServer, config: Config = CONFIG) -> None:
     """Make the slot of the shop's cache."""
     with contextlib.closing(connect(server.url)) as database:
         create_slot(database, SLOT, captured(database, config))
@@ -43,7 +43,7 @@ def forget_slot(server: PostgresServer) -> None:
 
 
 @contextlib.contextmanager
-def reading(server: PostgresServer, config: CaptureConfig = CONFIG, **how: Any) -> Iterator[SlotFeed]:
+def reading(server: PostgresServer, config: Config = CONFIG, **how: Any) -> Iterator[SlotFeed]:
     """Give a feed upon the slot, and close it."""
     with contextlib.closing(SlotFeed(server.url, NAME, config, **how)) as feed:
         yield feed

@@ -4,7 +4,6 @@ import inspect
 import uuid
 from datetime import date, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,7 +16,8 @@ from unstale.core.keytext import escape
 from unstale.core.record import EVERYTHING
 from unstale.errors import KeyArgumentError, UsageError
 from unstale.sources.capture_change import KINDS, read_change, scopes_of
-from unstale.sources.capture_plan import Asked, Config, Found, capture, names_of, read_config
+from unstale.sources.capture_config import Asked, Config
+from unstale.sources.capture_plan import Found, capture
 from unstale.sources.feed import Part, Row
 from unstale.sources.relay import records_of
 
@@ -122,12 +122,6 @@ def test_h31_a_row_of_another_length_ends_all_rows(row: list[int]) -> None:
     assert record.scopes == ("table:product", "product")
 
 
-def test_names_are_those_of_sessions() -> None:
-    """A table's names are the ones by which sessions of SQLAlchemy name it."""
-    assert names_of("product") == ("product", "table:product")
-    assert names_of("app.price list") == ("app.price_list", "table:app.price_list")
-
-
 def test_a_table_is_captured_by_its_key_unless_the_file_says_more() -> None:
     """The row's scope comes from the primary key; scopes of the file stand in its place."""
     plain = capture("product", FOUND, Config(), ["shop"])
@@ -151,18 +145,3 @@ def test_a_column_may_hold_for_python_what_it_is_not_for_the_database() -> None:
     for wrong in ({"tenant": "int"}, {"shop": "uuid"}, {"id": "float"}):
         with pytest.raises(UsageError, match="cannot be"):
             kinds(**wrong)
-
-
-def test_the_file_is_read_or_refused(tmp_path: Path) -> None:
-    """What the file may say is known; a mistake in it is told with an example."""
-    path = tmp_path / "capture.toml"
-    path.write_text('caches = ["shop"]\nbulk = 100\n[tables.product]\nscopes = ["product:{id}"]\nunknown = ["*"]\n')
-    config = read_config(path)
-    assert config == Config(("shop",), 100, tables={"product": Asked(("product:{id}",), None, ("*",))})
-    for text in ("bulk = 'x'", "[tables.product]\nscope = []", "nonsense"):
-        path.write_text(text)
-        with pytest.raises(UsageError, match="cannot be read") as error:
-            read_config(path)
-        assert "[tables.product]" in error.value.hint
-    with pytest.raises(UsageError, match="cannot be read"):
-        read_config(tmp_path / "nowhere.toml")

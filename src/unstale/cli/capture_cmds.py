@@ -15,7 +15,8 @@ from unstale.cli.inspect_cmds import Json
 from unstale.cli.outbox_cmds import DatabaseUrl, TableName
 from unstale.cli.target import shown
 from unstale.sources.capture import Capture
-from unstale.sources.capture_plan import Captured, read_config
+from unstale.sources.capture_config import read_config
+from unstale.sources.capture_plan import Captured
 from unstale.sources.dialects import TABLE
 
 capture = typer.Typer(
@@ -27,7 +28,9 @@ capture = typer.Typer(
 Tables = Annotated[
     str, typer.Option("--tables", metavar="NAMES", help="Such as product,price; else those of --config.")
 ]
-File = Annotated[Path | None, typer.Option("--config", help="A TOML file: see the guide.", show_default=False)]
+File = Annotated[
+    Path | None, typer.Option("--config", help="What is captured, and what it ends: capture.toml.", show_default=False)
+]
 Names = Annotated[
     list[str] | None,
     typer.Option("--name", help="A cache that is told, again for another; else those of --config.", show_default=False),

@@ -18,10 +18,10 @@ from unstale.cli.look import secrets_of
 from unstale.cli.measures import span
 from unstale.cli.target import shown
 from unstale.errors import UnstaleError, UsageError
+from unstale.sources.capture_config import read_config
 from unstale.sources.dialects import TABLE
 from unstale.sources.feed import Feed
 from unstale.sources.relay import Relay
-from unstale.sources.scopes_config import read_config
 from unstale.sources.slot import SlotFeed
 
 TELL_EVERY_S = 60.0
@@ -41,7 +41,9 @@ def relay(
     database: Annotated[str, typer.Option(help="The database: postgresql://host/shop.", show_default=False)],
     name: Name = "default",
     source: Annotated[Source, typer.Option(help="What tells of changes there.")] = Source.outbox,
-    config: Annotated[str, typer.Option(help="For slot and binlog: tables and their scopes.")] = "capture.toml",
+    config: Annotated[
+        str, typer.Option(help="For slot and binlog: what is captured, and what it ends.")
+    ] = "capture.toml",
     slot: Annotated[str, typer.Option(help="The slot's name; by default that of the cache.", show_default=False)] = "",
     table: Annotated[str, typer.Option(help="The name of the outbox's table.")] = TABLE,
     max_staleness: Annotated[str, typer.Option(help="The smallest bound of all nodes: pulses come for it.")] = "2s",

@@ -10,8 +10,8 @@ import typer
 
 from unstale.cli.inspect_cmds import Json, Name
 from unstale.cli.outbox_cmds import DatabaseUrl
+from unstale.sources.capture_config import read_config
 from unstale.sources.connections import connect
-from unstale.sources.scopes_config import read_config
 from unstale.sources.slot_admin import checked_slot, create_slot, drop_slot, require_postgres, slot_of, slot_status
 from unstale.sources.slot_tables import captured
 
@@ -21,7 +21,9 @@ slot = typer.Typer(
     help="The slot of PostgreSQL from which `unstale relay --source slot` reads what was committed.",
 )
 
-Config = Annotated[str, typer.Option("--config", help="Tables and their scopes: capture.toml.", show_default=False)]
+Config = Annotated[
+    str, typer.Option("--config", help="What is captured, and what it ends: capture.toml.", show_default=False)
+]
 Slot = Annotated[str, typer.Option("--slot", help="Its name; by default that of the cache.", show_default=False)]
 
 

@@ -173,6 +173,16 @@ def _undeclared(value: object, depth: int = 1) -> str:
     return _tagged(value, depth)
 
 
+def forms(value: object) -> tuple[str, ...]:
+    """Give the texts under which a value stands in keys: where its one type is declared, and where several may come.
+
+    Raises:
+        KeyArgumentError: It stands in no key.
+    """
+    undeclared = _undeclared(value)
+    return (undeclared,) if type(value) in _BARE_IF_UNDECLARED else tuple(dict.fromkeys((_bare(value, 1), undeclared)))
+
+
 def renderer(declared: object) -> Callable[[Any], str]:
     """Choose once, from the type that a parameter declares, how its arguments are rendered."""
     if not isinstance(declared, type):

@@ -34,9 +34,9 @@ from unstale.core.record import Record, encode_record
 from unstale.errors import SourceError
 from unstale.sources.binlog_events import EVENTS, Gatherer, Told, Trouble
 from unstale.sources.binlog_tables import Tables, check_settings
+from unstale.sources.capture_config import Config
 from unstale.sources.connections import LOOK, TIMEOUT_S, connect
 from unstale.sources.feed import Part, Row
-from unstale.sources.scopes_config import CaptureConfig
 
 NOTES: Final = "unstale_capture"
 TABLE: Final = f"""CREATE TABLE IF NOT EXISTS {NOTES} (
@@ -71,9 +71,7 @@ class BinlogFeed:
         SourceError: The database cannot be reached, its log does not tell enough, or a table cannot be captured.
     """
 
-    def __init__(
-        self, url: str, cache: str, config: CaptureConfig, *, trouble: Trouble = lambda _what, _error: None
-    ) -> None:
+    def __init__(self, url: str, cache: str, config: Config, *, trouble: Trouble = lambda _what, _error: None) -> None:
         digest = blake2b(cache.encode(), digest_size=16).hexdigest()
         self._name = cache if len(cache) <= NAME_CHARS_MAX else digest
         self._config = config

@@ -18,7 +18,7 @@ from pymysqlreplication.row_event import DeleteRowsEvent, PartialUpdateRowsEvent
 
 from unstale.errors import SourceError
 from unstale.sources.binlog_tables import Tables
-from unstale.sources.scopes_config import Changes
+from unstale.sources.log_scopes import Changes
 
 EVENTS: Final = (
     HeartbeatLogEvent,

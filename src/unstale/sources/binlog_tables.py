@@ -14,9 +14,10 @@ from typing import Any, Final
 import msgspec
 
 from unstale.errors import SourceError, UsageError
+from unstale.sources.capture_config import Config
 from unstale.sources.connections import Database
 from unstale.sources.dialects import MYSQL
-from unstale.sources.scopes_config import CaptureConfig, Rule
+from unstale.sources.log_scopes import Rule, check_tables
 
 Place = tuple[str, str]
 INTEGERS: Final = frozenset({"tinyint", "smallint", "mediumint", "int", "bigint"})
@@ -68,10 +69,12 @@ class Tables:
         rules: The scopes of their rows, by schema and name.
 
     Raises:
+        UsageError: The configuration names none, or one by no plain name.
         SourceError: One cannot be captured as it is.
     """
 
-    def __init__(self, database: Database, config: CaptureConfig) -> None:
+    def __init__(self, database: Database, config: Config) -> None:
+        check_tables(config)
         self.rules: dict[Place, Rule] = {}
         for name in config.tables:
             schema, _, plain = name.rpartition(".")
@@ -84,9 +87,7 @@ class Tables:
                 raise SourceError(msg, hint=f"ALTER TABLE {name} ENGINE = InnoDB")
             kinds = {row[3]: kind for row in rows if (kind := _kind(row[4], row[5])) is not None}
             try:
-                self.rules[rows[0][0], rows[0][1]] = Rule(
-                    name, config.tables[name], [row[3] for row in rows if row[6]], kinds
-                )
+                self.rules[rows[0][0], rows[0][1]] = Rule(name, config, [row[3] for row in rows if row[6]], kinds)
             except UsageError as error:
                 raise SourceError(error.message, hint=error.hint) from error
         self._cascades: dict[Place, list[Cascade]] = {}

@@ -19,7 +19,8 @@ from unstale.sources import (
     capture_sqlite,
     capture_sqlite_look,
 )
-from unstale.sources.capture_plan import GONE, Captured, Config, Finding, Found, capture, differing
+from unstale.sources.capture_config import Config
+from unstale.sources.capture_plan import GONE, Captured, Finding, Found, capture, differing
 from unstale.sources.connections import Database, connect
 from unstale.sources.dialects import MYSQL, POSTGRESQL, SQLITE, TABLE, checked
 

@@ -7,9 +7,6 @@ outbox says all that it takes to read it: whatever is installed meanwhile, it me
 
 from __future__ import annotations
 
-import functools
-import itertools
-import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime
@@ -18,12 +15,10 @@ from typing import Any, Final
 
 import msgspec
 
-from unstale.core.keytext import KEY_BYTES_MAX, renderer
 from unstale.core.record import Record
-from unstale.errors import KeyArgumentError
+from unstale.sources.row_scopes import columns_of, scopes_of_row
 
 FORMAT: Final = 1
-PLACE: Final = re.compile(r"\{([^{}]*)\}")
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -91,28 +86,6 @@ KINDS: Final[Mapping[str, Callable[[Any], object]]] = {
 """The kinds of columns that a template may name, and what makes Python's value of what the trigger has told."""
 
 
-def forms(value: object) -> tuple[str, ...]:
-    """Give the texts under which a value stands in keys: where its one type is declared, and where several may come.
-
-    Raises:
-        KeyArgumentError: It stands in no key.
-    """
-    undeclared = renderer(None)(value)
-    return (undeclared,) if value is None else tuple(dict.fromkeys((renderer(type(value))(value), undeclared)))
-
-
-@functools.lru_cache(maxsize=512)
-def _split(template: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Give the literals of a template, and the columns between them."""
-    parts = PLACE.split(template)
-    return tuple(parts[::2]), tuple(parts[1::2])
-
-
-def columns_of(template: str) -> tuple[str, ...]:
-    """Give the columns that a template names, each once, in their order."""
-    return tuple(dict.fromkeys(_split(template)[1]))
-
-
 def scopes_of(template: str, kinds: Mapping[str, str], row: Iterable[Any]) -> Iterator[str]:
     """Give the scopes of a row.
 
@@ -124,21 +97,12 @@ def scopes_of(template: str, kinds: Mapping[str, str], row: Iterable[Any]) -> It
     Raises:
         ValueError: It does not tell which row that is.
     """
-    literals, names = _split(template)
     try:
         told = dict(zip(columns_of(template), row, strict=True))
         values = {name: None if one is None else KINDS[kinds[name]](one) for name, one in told.items()}
     except (KeyError, TypeError, ValueError, InvalidOperation, OverflowError) as error:
         raise ValueError from error
-    try:
-        texts = {name: forms(value) for name, value in values.items()}
-    except KeyArgumentError:
-        return  # no key holds this value, so nothing depends on it
-    for chosen in itertools.product(*texts.values()):
-        text = dict(zip(texts, chosen, strict=True))
-        scope = literals[0] + "".join(text[n] + tail for n, tail in zip(names, literals[1:], strict=True))
-        if len(scope.encode()) <= KEY_BYTES_MAX:
-            yield scope
+    return scopes_of_row(template, values)
 
 
 def read_change(data: bytes, record_id: str) -> Record | None:

@@ -16,11 +16,12 @@ from typing import Final
 import msgspec
 
 from unstale.errors import UsageError
-from unstale.sources.capture_change import FORMAT, columns_of
+from unstale.sources.capture_change import FORMAT
 from unstale.sources.capture_plan import Captured, Found
 from unstale.sources.capture_rows import digest
 from unstale.sources.connections import Database
 from unstale.sources.dialects import channel
+from unstale.sources.row_scopes import columns_of
 
 KINDS: Final = {
     "int2": "int", "int4": "int", "int8": "int", "oid": "int", "text": "text", "varchar": "text", "name": "text",

@@ -8,10 +8,10 @@ from typing import Final
 import msgspec
 
 from unstale.errors import UsageError
-from unstale.sources.capture_change import columns_of
 from unstale.sources.capture_plan import Captured, Found
 from unstale.sources.capture_rows import OPERATIONS, digests, told, trigger_of
 from unstale.sources.connections import Database
+from unstale.sources.row_scopes import columns_of
 
 REGISTRY: Final = (
     "CREATE TABLE IF NOT EXISTS {t}_capture (name TEXT PRIMARY KEY, spec TEXT NOT NULL, body TEXT NOT NULL)"

@@ -26,10 +26,10 @@ import msgspec
 
 from unstale.core.record import Record, encode_record
 from unstale.errors import SourceError
+from unstale.sources.capture_config import Config
 from unstale.sources.connections import connect
 from unstale.sources.feed import Part, Row
 from unstale.sources.pgoutput import Snapshot, lsn_of, lsn_text
-from unstale.sources.scopes_config import CaptureConfig
 from unstale.sources.slot_admin import CREATE, NOTES, PLUGIN, begin_life, checked_slot, require_postgres, slot_of
 from unstale.sources.slot_changes import Gatherer, Told, Trouble
 from unstale.sources.slot_sql import MOVE, NOTE, PEEK, STATE, TIMELINE
@@ -79,7 +79,7 @@ class SlotFeed:
     """
 
     def __init__(
-        self, url: str, cache: str, config: CaptureConfig, *, slot: str = "", trouble: Trouble = lambda *_: None
+        self, url: str, cache: str, config: Config, *, slot: str = "", trouble: Trouble = lambda *_: None
     ) -> None:
         self._slot = checked_slot(slot or slot_of(cache))
         self._trouble = trouble

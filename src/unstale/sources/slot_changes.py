@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from unstale.errors import SourceError
+from unstale.sources.log_scopes import Changes
 from unstale.sources.pgoutput import Begin, Change, Commit, Decoder, MessageError, Relation, Truncate
-from unstale.sources.scopes_config import Changes
 from unstale.sources.slot_tables import Captured
 
 Trouble = Callable[[str, BaseException], object]

@@ -11,9 +11,10 @@ from uuid import UUID
 import msgspec
 
 from unstale.errors import SourceError, UsageError
+from unstale.sources.capture_config import Config
 from unstale.sources.connections import Database
+from unstale.sources.log_scopes import Rule, check_tables
 from unstale.sources.pgoutput import FULL, Relation, Values
-from unstale.sources.scopes_config import CaptureConfig, Rule
 
 Reader = tuple[type, Callable[[str], object]]
 INTEGER: Final[Reader] = (int, int)
@@ -108,16 +109,18 @@ class Captured(msgspec.Struct, frozen=True):
         return values
 
 
-def captured(database: Database, config: CaptureConfig) -> list[Captured]:
+def captured(database: Database, config: Config) -> list[Captured]:
     """Look up the tables of a configuration.
 
     Raises:
+        UsageError: It names none, or one by no plain name.
         SourceError: One cannot be captured as it is.
     """
+    check_tables(config)
     return [_captured(database, config, name) for name in config.tables]
 
 
-def _captured(database: Database, config: CaptureConfig, name: str) -> Captured:
+def _captured(database: Database, config: Config, name: str) -> Captured:
     written = ".".join(f'"{part}"' for part in name.split("."))
     rows = database.rows(COLUMNS, (written,))
     if not rows:
@@ -143,11 +146,11 @@ def _captured(database: Database, config: CaptureConfig, name: str) -> Captured:
         hint = f"{full}; without, PostgreSQL refuses to change its rows as soon as they are published"
         raise SourceError(f"{name} has no primary key, and no other replica identity", hint=hint)
     try:
-        rule = Rule(name, config.tables[name], key, kinds)
+        rule = Rule(name, config, key, kinds)
     except UsageError as error:
         raise SourceError(error.message, hint=error.hint) from error
     blind = [column for column in rule.columns if column not in identity] if rule.bulk else []
     if blind and replica_identity != FULL:
         msg = f"the log does not tell what {', '.join(blind)} of {name} was before a change"
-        raise SourceError(msg, hint=f"{full}; or end all of it: whole = true")
+        raise SourceError(msg, hint=f"{full}; or end all rows with each change: scopes = []")
     return Captured(rule, schema, plain, number, {column: readers[column] for column in rule.columns if rule.bulk})

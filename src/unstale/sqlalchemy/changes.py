@@ -27,10 +27,11 @@ class Changes:
         self.scopes: dict[str, None] = {}
         self.raw = False
 
-    def add(self, names: Names, row: str | None) -> None:
-        """Take in the change of a row of a table; of any row, if it is None."""
+    def add(self, names: Names, row: tuple[str, ...] | None) -> None:
+        """Take in the change of a row of a table, by its scopes; of any row, if there are None."""
         self.scopes[names.table] = None
-        self.scopes[names.rows if row is None else row] = None
+        for scope in (names.rows,) if row is None else row:
+            self.scopes[scope] = None
 
     def add_scope(self, scope: str) -> None:
         """Take in a scope that was named by hand."""

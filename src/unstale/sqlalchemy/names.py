@@ -24,12 +24,12 @@ from sqlalchemy.sql.expression import TableClause
 
 from unstale.core.keys import Template
 from unstale.errors import KeyArgumentError, KeyTemplateError, ScopeError
+from unstale.sources.row_scopes import names_of, scopes_of_row
 
 ATTRIBUTE = "__unstale_scope__"
 CASCADES = frozenset({"CASCADE", "SET NULL", "SET DEFAULT"})
 EXACT_TEXT = frozenset({"postgresql", "sqlite"})
 """Databases that tell two texts apart unless a collation is named."""
-_NO_NAME = re.compile(r"[^\w.@~+-]")
 
 
 def exact_type(column: Column[Any], dialect: str) -> type | None:
@@ -69,8 +69,7 @@ class Names:
     """
 
     def __init__(self, table: TableClause, template: str | None, attributes: Mapping[str, str]) -> None:
-        name = _NO_NAME.sub("_", getattr(table, "fullname", table.name))
-        self.table = f"table:{name}"
+        name, self.table = names_of(getattr(table, "fullname", table.name))
         self.key: tuple[Column[Any], ...] = tuple(_key_of(table)) if isinstance(table, Table) else ()
         names = [attributes.get(column.key, column.key) for column in self.key]
         self._places = dict(zip(self.key, (f"p{number}" for number in range(len(names))), strict=True))
@@ -120,6 +119,18 @@ class Names:
             return self._template(types).render({self._places[column]: values[column] for column in self.key})
         except KeyArgumentError:
             return None
+
+    def ended(self, values: Mapping[Column[Any], object], dialect: str) -> tuple[str, ...] | None:
+        """Give what the change of a row ends: its scope first, and the others under which keys may hold its values.
+
+        Args:
+            values: What is known of the row, by column.
+            dialect: The database's name.
+        """
+        row = self.row(values, dialect)
+        if row is None or self._types[dialect] == (int,):
+            return None if row is None else (row,)
+        return tuple(scopes_of_row(self._text, {place: values[column] for column, place in self._places.items()}))
 
 
 def _fits(value: object, kind: type) -> bool:

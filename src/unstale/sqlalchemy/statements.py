@@ -33,10 +33,10 @@ Values = Mapping[str, Any]
 
 
 class Change(NamedTuple):
-    """One change: of a table, and of the row whose scope is given; None where it is not known."""
+    """One change: of a table, and of the row whose scopes are given; None where it is not known."""
 
     names: Names
-    row: str | None
+    row: tuple[str, ...] | None
 
 
 class Read(NamedTuple):
@@ -182,7 +182,7 @@ class Statement:
         if self._simple is not None:
             column, parameter = self._simple
             for values in context.compiled_parameters:
-                yield Change(self._names, self._names.row({column: values.get(parameter)}, self._dialect))
+                yield Change(self._names, self._names.ended({column: values.get(parameter)}, self._dialect))
             return
         rows = None if self._unclear else self._rows(context)
         if rows is None:
@@ -190,10 +190,10 @@ class Statement:
             yield from (Change(names, None) for names, _pairs in self._with)
             return
         for row in rows:
-            yield Change(self._names, self._names.row(row, self._dialect))
+            yield Change(self._names, self._names.ended(row, self._dialect))
             for names, pairs in self._with:
                 there = {column: row[here] for column, here in pairs.items() if here in row}
-                yield Change(names, names.row(there, self._dialect))
+                yield Change(names, names.ended(there, self._dialect))
 
     def _rows(self, context: Any) -> list[dict[Any, Any]] | None:
         """Give what is known of each row that was changed, before and after; None where rows are not known."""
