@@ -23,7 +23,7 @@ from tests.torture.roles import Scene
 from tests.torture.shop import BOUND_S, CAPTURED, CONFIG, DELAY_S, KINDS, LAG_S, TABLES, TOLD
 from unstale.clock import boottime
 from unstale.sources.capture import Capture
-from unstale.sources.capture_plan import Config
+from unstale.sources.capture_config import Config
 from unstale.sources.connections import connect
 from unstale.sources.outbox import Outbox
 from unstale.sources.slot_admin import create_slot, slot_of

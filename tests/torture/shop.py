@@ -14,14 +14,14 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from tests.torture.ledger import ROWS
 from unstale import Cache
-from unstale.sources.scopes_config import CaptureConfig, parse_config
+from unstale.sources.capture_config import Config, parse_config
 
 TOLD: Final = "torture"
 CAPTURED: Final = "captured"
 BOUND_S: Final = 1.0
 DELAY_S: Final = 0.25  # how much later than the primary the replica applies what is committed
 LAG_S: Final = 0.7  # the lag that is declared for it; loads that find it later read the primary
-CONFIG: Final[CaptureConfig] = parse_config("[tables.item]\n[tables.part]\n[tables.stock]\n")
+CONFIG: Final[Config] = parse_config("[tables.item]\n[tables.part]\n[tables.stock]\n")
 # Each kind of writer has rows of its own: what one forgets to tell, no other one tells in its place.
 KINDS: Final[dict[str, range]] = {
     "ORM": range(40),
