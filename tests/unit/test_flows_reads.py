@@ -210,6 +210,16 @@ def test_h33_an_entry_that_goes_while_its_marks_travel(bench: Bench, event: str)
     assert script.answer(reply).end() is None
 
 
+def test_h34_so_it_is_for_a_node_that_has_read_the_record_back(bench: Bench) -> None:
+    """A node that joins reads back the newest records: of a soft one it knows that it was, and not when."""
+    bench.publish("other")
+    stored(bench, 1)
+    bench.publish("k", soft=True)
+    node = bench.node()
+    assert node.marks.floor == 0, "its own marks judge the entry"
+    assert bench.run(read(node, bench.want(KEY, lambda: "loaded", scopes=("k",), grace=60))).value == "loaded"
+
+
 def test_a_softly_ended_entry_is_revalidated_as_such(bench: Bench) -> None:
     """With a lapsed lease the marks may tell of a soft record: the entry is stale from then on, within its grace."""
     node = lapsed(bench)

@@ -271,4 +271,5 @@ def test_h17_what_holds_an_old_part_is_as_old(bench: Bench, how: dict[str, Any])
     whole.end()
     assert part.value.why == "loaded, not kept: overtaken by a record"
     assert whole.value.why == "loaded, not kept: overtaken by a record"
+    assert whole.value.view_from <= bench.now - 2, "who waited for it since then may not have it (H5)"
     assert node.table.cells == {}

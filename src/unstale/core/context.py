@@ -126,8 +126,13 @@ class Frame:
             frame.alone = True
             frame = frame.outer
 
-    def inherit(self, read: Read) -> None:
-        """Take over what the result now depends on."""
+    def inherit(self, read: Read, view_from: float | None = None) -> None:
+        """Take over what the result now depends on.
+
+        Args:
+            read: What was read.
+            view_from: The moment that it shows, if it was loaded for this read.
+        """
         self.scopes.update(dict.fromkeys(read.scopes))
         if read.remaining_s is not None:
             life_s = max(read.remaining_s, 0.0)
@@ -145,6 +150,8 @@ class Frame:
             self.skipped = True
         elif self.oldest is None or read.stamp.position < self.oldest.position:
             self.oldest = read.stamp
+        if view_from is not None:
+            self.view_from = view_from if self.view_from is None else min(self.view_from, view_from)
 
 
 class Transaction(Protocol):
@@ -161,7 +168,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     observers: tuple[list[Read], ...] = ()
     transactions: tuple[Transaction, ...] = ()
 
-    def note(self, read: Read, log: object) -> None:
+    def note(self, read: Read, log: object, view_from: float | None = None) -> None:
         """Tell observers and the load under way of a read; `log` names the log that its stamp belongs to."""
         for reads in self.observers:
             reads.append(read)
@@ -169,7 +176,7 @@ class Surroundings(msgspec.Struct, frozen=True):
         if frame is None:
             return
         if frame.log is None or frame.log == log:
-            frame.inherit(read)
+            frame.inherit(read, view_from)
         else:
             # It depends on scopes of another cache, whose records this one never hears of: it cannot be kept.
             frame.skipped = True

@@ -48,6 +48,7 @@ def settle(
         value=value, failed=failed, source="load", stamp=stamp, scopes=(want.key, *scopes),
         proven=None if frame.unproven else begun, stale=frame.stale,
         why="loaded from stale parts" if frame.stale else "loaded", fresh_until=begun + life_s,
+        view_from=flight.view_from,
     )  # fmt: skip
     if frame.skipped or stamp is None or begun + life_s <= now:
         reason = "not committed" if frame.alone else "no stamp" if stamp is None else "no life"

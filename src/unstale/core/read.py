@@ -284,4 +284,5 @@ def note(node: Node, want: Want, served: Served | None) -> None:
             None if served.fresh_until is None else served.fresh_until - now,
         ),
         None if served.stamp is None else served.stamp.generation,
+        served.view_from,
     )

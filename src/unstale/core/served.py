@@ -73,6 +73,7 @@ class Served(msgspec.Struct, kw_only=True, eq=False):
         why: The reason, in a few words.
         fresh_until: The moment at which its life ends; None when it is not kept.
         cell: The resident entry, if it is one.
+        view_from: The earliest moment that its view may show, if it was loaded.
     """
 
     value: Any
@@ -85,3 +86,4 @@ class Served(msgspec.Struct, kw_only=True, eq=False):
     why: str
     fresh_until: float | None = None
     cell: Cell | None = None
+    view_from: float | None = None

@@ -316,7 +316,7 @@ def restart_relay(sim: Simulator) -> None:
 def heal(sim: Simulator) -> None:
     """End all faults."""
     if sim.outbox is not None:
-        sim.outbox.slow_s = 0.05
+        sim.outbox.slow_s = 0.0
     sim.world.lost_replies = sim.world.duplicates = sim.world.scrambled = 0.0
     sim.log.up = sim.store.up = True
     sim.log.state.certain = True

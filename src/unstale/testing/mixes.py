@@ -135,6 +135,7 @@ MIXES: dict[str, Mix] = {
             load_s=0.6,
         ),
         Mix(name="tickets", kinds=COMMON + LOG, faults=6, strong=0.4, tickets=0.4, load_s=0.4, replica_lag=0.0),
+        Mix(name="tickets of replicas", kinds=COMMON, faults=2, strong=0.5, load_s=0.4, replica_lag=1.0, writes=24),
         Mix(
             name="replies",
             kinds=(faults.slow_store, faults.slow_store, faults.join, *LOG),

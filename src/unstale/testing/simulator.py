@@ -286,7 +286,7 @@ class Simulator:
         while True:
             await Sleep(min(self.mix.bounds) / 10)
             try:
-                if self.outbox is not None and self.rng.random() < 0.5:
+                if self.outbox is not None and not self.healed and self.rng.random() < 0.5:
                     await forward(process.node, self.outbox.drain())
                 await pulse(process.node, nothing if self.outbox is None else self.outbox.drain())
             except EngineError:
