@@ -310,21 +310,22 @@ def test_a_result_of_stale_parts_has_the_oldest_of_their_stamps() -> None:
     """What is made of stale parts is no fresher than they: the record that ended one of them ends it too."""
     frame = Frame(("k",), None)
     for position in (7, 5, 6):
-        frame.inherit(a_read(position))
+        frame.inherit(a_read(position), 0.0)
     assert frame.oldest == Stamp("g1", 5)
     assert lowered(Stamp("g1", 9), frame) == Stamp("g1", 5)
     assert lowered(Stamp("g1", 4), frame) == Stamp("g1", 4)
     assert lowered(Stamp("g2", 9), frame) is None
     assert lowered(None, frame) is None
-    assert not frame.skipped
+    assert not (frame.skipped or frame.foreign)
 
 
 def test_a_result_of_parts_of_two_generations_is_not_kept() -> None:
     """Stamps of two generations cannot be compared: what is made of both is not kept."""
     frame = Frame(("k",), None)
-    frame.inherit(a_read(7))
-    frame.inherit(a_read(7, "g2"))
+    frame.inherit(a_read(7), 0.0)
+    frame.inherit(a_read(7, "g2"), float("-inf"))
     assert frame.skipped
+    assert frame.foreign
 
 
 # Explaining ---------------------------------------------------------------------------------------------------------

@@ -273,3 +273,22 @@ def test_h17_what_holds_an_old_part_is_as_old(bench: Bench, how: dict[str, Any])
     assert whole.value.why == "loaded, not kept: overtaken by a record"
     assert whole.value.view_from <= bench.now - 2, "who waited for it since then may not have it (H5)"
     assert node.table.cells == {}
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_h33_what_nobody_can_judge_is_for_those_who_came_before_it(bench: Bench, *, ours: bool) -> None:
+    """Who comes while a load is under way has its result if the log tells of its parts, which another's does not."""
+    node, other = bench.node(), Bench()
+    elsewhere = other.node()
+    other.log.generation = elsewhere.generation = "elsewhere"
+    whole = bench.script(read(node, bench.want("whole", lambda: "first")))
+    whole.until(ops.Load)
+    bench.now += 1
+    second = bench.script(read(node, bench.want("whole", lambda: "second")))
+    second.until(ops.Wait)
+    scene, at = (bench, node) if ours else (other, elsewhere)
+    scene.script(read_served(at, scene.want("part", lambda: "p")), inside=whole).end()
+    whole.perform()
+    whole.end()
+    second.end()
+    assert (whole.value.value, second.value.value) == ("first", "first" if ours else "second")

@@ -51,9 +51,11 @@ class Frame:
         ttl_s: A life given by `ttl()`.
         life_s: The shortest remaining life among the entries that were read: it bounds the outer one's.
         skipped: `skip()` was called, or something unprovable was read: the result is not kept.
+        foreign: It depends on what the records of this log's generation say nothing of: nobody can judge it afterwards.
         stale: Something stale was read, and so the result is; `unproven`: and nothing proved it.
         oldest: The stamp of the oldest stale entry or view that was read: the result's cannot be later.
         view_from: The moment at which the oldest view was taken that was read, if that was before the load began.
+        seen_from: The moment that what was read through a cache shows for sure: an entry may be older than the load.
         alone: What is not committed may have been read: nobody but the reader that loads it may have the result.
         version: The source version given by `version()`.
         origin: The origin of which its load holds a place.
@@ -65,6 +67,7 @@ class Frame:
         "after",
         "alone",
         "flight",
+        "foreign",
         "keys",
         "life_s",
         "log",
@@ -72,6 +75,7 @@ class Frame:
         "origin",
         "outer",
         "scopes",
+        "seen_from",
         "skipped",
         "stale",
         "ttl_s",
@@ -89,11 +93,12 @@ class Frame:
         self.scopes: dict[str, None] = {}
         self.ttl_s: float | None = None
         self.life_s: float | None = None
-        self.skipped = False
+        self.skipped = self.foreign = False
         self.stale = False
         self.unproven = False
         self.oldest: Stamp | None = None
         self.view_from: float | None = None
+        self.seen_from = float("inf")
         self.alone = False
         self.version: int | Version | None = None
         self.after = after
@@ -126,12 +131,12 @@ class Frame:
             frame.alone = True
             frame = frame.outer
 
-    def inherit(self, read: Read, view_from: float | None = None) -> None:
+    def inherit(self, read: Read, shows: float) -> None:
         """Take over what the result now depends on.
 
         Args:
             read: What was read.
-            view_from: The moment that it shows, if it was loaded for this read.
+            shows: The moment that it shows for sure.
         """
         self.scopes.update(dict.fromkeys(read.scopes))
         if read.remaining_s is not None:
@@ -147,11 +152,11 @@ class Frame:
         # `a` 2. a view is loaded, stamp 11, and within it `a`, from a replica that shows 10 3. `a` is not kept, nor
         # may the view be, which would outlive it.
         if read.stamp is None or (self.oldest is not None and self.oldest.generation != read.stamp.generation):
-            self.skipped = True
+            self.skipped = self.foreign = True
         elif self.oldest is None or read.stamp.position < self.oldest.position:
             self.oldest = read.stamp
-        if view_from is not None:
-            self.view_from = view_from if self.view_from is None else min(self.view_from, view_from)
+        if shows > float("-inf"):
+            self.view_from = shows if self.view_from is None else min(self.view_from, shows)
 
 
 class Transaction(Protocol):
@@ -168,18 +173,26 @@ class Surroundings(msgspec.Struct, frozen=True):
     observers: tuple[list[Read], ...] = ()
     transactions: tuple[Transaction, ...] = ()
 
-    def note(self, read: Read, log: object, view_from: float | None = None) -> None:
-        """Tell observers and the load under way of a read; `log` names the log that its stamp belongs to."""
+    def note(self, read: Read, log: object, shows: float = float("-inf")) -> None:
+        """Tell observers and the load under way of a read.
+
+        Args:
+            read: What was read.
+            log: Names the log that its stamp belongs to.
+            shows: The moment that it shows for sure.
+        """
         for reads in self.observers:
             reads.append(read)
         frame = self.frame
         if frame is None:
             return
+        if read.source != "none":
+            frame.seen_from = min(frame.seen_from, shows)
         if frame.log is None or frame.log == log:
-            frame.inherit(read, view_from)
+            frame.inherit(read, shows)
         else:
             # It depends on scopes of another cache, whose records this one never hears of: it cannot be kept.
-            frame.skipped = True
+            frame.skipped = frame.foreign = True
 
 
 surroundings: ContextVar[Surroundings | None] = ContextVar("unstale_surroundings", default=None)

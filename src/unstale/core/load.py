@@ -181,7 +181,9 @@ def date_back(flight: Flight, frame: Frame) -> None:
 
     H17  1. a transaction begins, stamp 10, and takes its view 2. another one commits v2, record 11 3. a cached function
          is called in the first: its load would be stamped 11, and shows v1
-    H5   the same for whoever waits for that load: it began after they arrived, and its view did not
+    H5   the same for whoever waits for that load: it began after they arrived, and its view did not; nor did what it
+         read through the cache, if that is an entry: it is judged by all that was applied when they come to have it
+    H33  what was made of a part of another generation, or another cache, cannot be judged so: they load for themselves
     H1   what the loader reads may be what its own transaction has written: nobody else may have that before the commit
     """
     if changed_here(flight.scopes):
@@ -189,8 +191,9 @@ def date_back(flight: Flight, frame: Frame) -> None:
     if frame.alone:
         flight.stamp = flight.view_from = None
         return
-    flight.stamp = lowered(flight.stamp, frame)
-    flight.view_from = min((at for at in (flight.view_from, frame.view_from) if at is not None), default=None)
+    flight.stamp = None if frame.foreign else lowered(flight.stamp, frame)
+    moments = [at for at in (flight.view_from, frame.view_from) if at is not None]
+    flight.view_from = min(*moments, frame.seen_from) if moments else None
 
 
 async def take_off(

@@ -272,6 +272,7 @@ def note(node: Node, want: Want, served: Served | None) -> None:
         around.note(nothing, node.generation)
         return
     now = node.clock()
+    shows = served.view_from if served.source in {"load", "flight"} else served.proven
     around.note(
         Read(
             want.key,
@@ -284,5 +285,5 @@ def note(node: Node, want: Want, served: Served | None) -> None:
             None if served.fresh_until is None else served.fresh_until - now,
         ),
         None if served.stamp is None else served.stamp.generation,
-        served.view_from,
+        float("-inf") if shows is None else shows,
     )
