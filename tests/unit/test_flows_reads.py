@@ -316,7 +316,8 @@ def test_a_result_of_stale_parts_has_the_oldest_of_their_stamps() -> None:
     assert lowered(Stamp("g1", 4), frame) == Stamp("g1", 4)
     assert lowered(Stamp("g2", 9), frame) is None
     assert lowered(None, frame) is None
-    assert not (frame.skipped or frame.foreign)
+    assert not frame.skipped
+    assert not frame.foreign
 
 
 def test_a_result_of_parts_of_two_generations_is_not_kept() -> None:
