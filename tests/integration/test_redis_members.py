@@ -20,7 +20,7 @@ from unstale.engines.redis import RedisEngine
 from unstale.engines.redis_log import ABOUT_S
 from unstale.engines.redis_scripts import APPEND, INVALIDATE
 from unstale.engines.redis_url import parse_url
-from unstale.errors import FullError, UnavailableError
+from unstale.errors import EngineError, FullError, UnavailableError
 
 pytestmark = pytest.mark.real
 
@@ -57,6 +57,38 @@ def test_a_node_polls_once_for_what_it_is_told_of() -> None:
         assert polls(*(Record(f"plain{number}", ("a",)) for number in range(count))) == count
         assert polls(*(Record(f"ack{number}", ("a",), ack=True) for number in range(count))) == 2 * count
         log.close()
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_h02_an_append_that_failed_half_way_can_be_repeated(*, left: bool) -> None:
+    """An id without its entry says nothing, be it left behind by a script that failed: its record is appended anew."""
+    tag = "{unstale:half}"
+    with RedisServer() as server:
+        client = server.client()
+        engine = RedisEngine(parse_url(server.url), name="half")
+        engine.append((Record("first", ("a",)),))
+        client.rename(f"{tag}:log", f"{tag}:aside")
+        client.set(f"{tag}:log", "of another type")
+        with pytest.raises(EngineError):
+            engine.append((Record("second", ("a",)),))
+        assert client.hkeys(f"{tag}:ids") == [b"first"], "what nobody would ever take off is not left"
+        client.rename(f"{tag}:aside", f"{tag}:log")
+        if left:
+            client.hset(f"{tag}:ids", "second", 2)
+        engine.append((Record("third", ("a",)),))
+        (again,) = engine.append((Record("second", ("a",)),)).records
+        assert (again.position, again.prev) == (3, "third")
+        engine.close()
+
+
+def test_h29_a_mark_of_another_type_is_written_anew() -> None:
+    """What a stranger has put in a mark's place does not keep an invalidation from being known."""
+    with RedisServer() as server:
+        server.client().rpush("{unstale:odd}:m:a", "of another type")
+        engine = RedisEngine(parse_url(server.url), name="odd")
+        engine.append((Record("first", ("a",)),))
+        assert engine.read_marks(("a",)).marks == {"a": 1}
+        engine.close()
 
 
 def test_h23_parent_and_child_are_two_members(redis_server: RedisServer) -> None:

@@ -251,6 +251,19 @@ def test_a_transaction_outlives_the_block_that_it_began_in() -> None:
     leave(one)
 
 
+def test_h17_when_a_position_was_the_newest(bench: Bench) -> None:
+    """A view of a position is as old as the last moment at which nothing later was applied; before all: unknown."""
+    node = bench.node()
+    moments = []
+    for _ in range(3):
+        bench.now += 10
+        moments.append(bench.now)
+        bench.publish("a")
+        bench.hear(node)
+    with node.lock:
+        assert [node.left_at(position) for position in (-1, 0, 1, 2, 3)] == [None, 1000.0, *moments]
+
+
 @pytest.mark.parametrize("how", [{"replica_lag": 5}, {}])
 def test_h17_what_holds_an_old_part_is_as_old(bench: Bench, how: dict[str, Any]) -> None:
     """A load without lag may be made of what a replica that lags shows, or an old view: it is stamped as that is."""
