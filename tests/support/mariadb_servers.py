@@ -12,14 +12,13 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pymysql
 import pytest
 
 from tests.support.ports import HOST, Port
-from tests.support.redis_servers import unavailable
+from tests.support.private_server import PrivateServer, unavailable
 from tests.support.waiting import DEADLINE_S, until
 
 START_S = 60.0
@@ -58,7 +57,7 @@ def _template() -> Path:
     return folder / "data"
 
 
-class MariaDBServer:
+class MariaDBServer(PrivateServer):
     """A real server with a database `shop` and a user `app` without a password, started at once.
 
     Args:
@@ -153,22 +152,3 @@ class MariaDBServer:
         self._popen.wait(DEADLINE_S)
         self._popen = None
         (self.folder / "socket").unlink(missing_ok=True)
-
-    def restart(self) -> None:
-        """Kill it and start it again, on the same port and with the same data."""
-        self.kill()
-        self.start()
-
-    def end(self) -> None:
-        """Kill it and remove its folder; a second time, nothing."""
-        self.kill()
-        self._port.free()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.end()

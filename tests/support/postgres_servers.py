@@ -12,14 +12,13 @@ import subprocess
 import tempfile
 from multiprocessing.util import Finalize
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import psycopg
 import pytest
 
 from tests.support.ports import HOST, Port
-from tests.support.redis_servers import unavailable
+from tests.support.private_server import PrivateServer, unavailable
 from tests.support.waiting import DEADLINE_S, until
 
 START_S = 60.0
@@ -91,7 +90,7 @@ def _template() -> Path:
     return folder / "data"
 
 
-class PostgresServer:
+class PostgresServer(PrivateServer):
     """A real server, started at once.
 
     Args:
@@ -208,11 +207,6 @@ class PostgresServer:
         self._popen.wait(START_S)
         self._popen = None
 
-    def restart(self) -> None:
-        """Kill it and start it again, on the same port and with the same data."""
-        self.kill()
-        self.start()
-
     def stop(self) -> None:
         """Stop it with all its processes, as a debugger or a full machine would."""
         os.kill(self.pid, signal.SIGSTOP)
@@ -239,17 +233,3 @@ class PostgresServer:
         ((there,),) = primary.sql("SELECT pg_current_wal_flush_lsn()::text")
         applied = f"SELECT pg_last_wal_replay_lsn() >= '{there}'::pg_lsn"
         until(lambda: self.sql(applied) == [(True,)], START_S)
-
-    def end(self) -> None:
-        """Kill it and remove its folder; a second time, nothing."""
-        self.kill()
-        self._port.free()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.end()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 from redis.crc import key_slot
 
 from tests.support.ports import HOST
+from tests.support.private_server import Ended
 from tests.support.redis_servers import START_S, RedisServer
 from tests.support.waiting import until
 
@@ -17,7 +15,7 @@ MOVED_AT_ONCE = 100
 MOVE_MS = 5000
 
 
-class RedisCluster:
+class RedisCluster(Ended):
     """Three primaries that share the slots evenly, and agree on that before the first test.
 
     Args:
@@ -119,11 +117,3 @@ class RedisCluster:
         """End every node."""
         for node in self.nodes:
             node.end()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.end()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 import redis
 
 from tests.support.ports import HOST
+from tests.support.private_server import Ended
 from tests.support.redis_servers import START_S, RedisServer
 from tests.support.waiting import until
 
@@ -19,7 +17,7 @@ FAILOVER_MS = 2000  # Sentinels that could not agree try again after twice that
 PERIOD_MS = 100  # how often a Sentinel asks and tells; by default 1, 2 and 10 s, which is long for a test
 
 
-class SentinelTrio:
+class SentinelTrio(Ended):
     """A primary and its replica, which three Sentinels know by the name `shop`.
 
     Args:
@@ -108,11 +106,3 @@ class SentinelTrio:
         """End the Sentinels, then the servers."""
         for server in (*self.sentinels, *self.servers):
             server.end()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.end()

@@ -11,8 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NoReturn, Self, cast
+from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
@@ -22,6 +21,7 @@ from redis.retry import Retry
 
 from tests.support.certificates import make_certificates
 from tests.support.ports import HOST, Port
+from tests.support.private_server import PrivateServer, unavailable
 from tests.support.waiting import DEADLINE_S, until
 
 START_S = 30.0  # a server is up in 50 ms where nothing else wants the processor
@@ -42,13 +42,6 @@ def program() -> str:
     return next((found for name in PROGRAMS if (found := shutil.which(name))), "")
 
 
-def unavailable(cure: str) -> NoReturn:
-    """Skip the test that lacks something, or fail it where CI=true: there everything must be installed."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(cure)
-    pytest.skip(cure)
-
-
 def require_redis() -> None:
     """Skip, or under CI=true fail, where no server can be started."""
     if cure := missing():
@@ -65,7 +58,7 @@ def config_lines(config: dict[str, object]) -> list[str]:
     return lines
 
 
-class RedisServer:
+class RedisServer(PrivateServer):
     """A real server, started at once, and without persistence unless it is asked for.
 
     Args:
@@ -188,11 +181,6 @@ class RedisServer:
             self._popen.wait(DEADLINE_S)
             self._popen = None
 
-    def restart(self) -> None:
-        """Kill it and start it again, on the same port and in the same folder."""
-        self.kill()
-        self.start()
-
     def stop(self) -> None:
         """Stop it, as a debugger or a full machine would."""
         os.kill(self.pid, signal.SIGSTOP)
@@ -292,14 +280,4 @@ class RedisServer:
         """Kill it, close its clients and remove its folder; a second time, nothing."""
         while self._clients:
             self._clients.pop().close()
-        self.kill()
-        self._port.free()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.end()
+        super().end()

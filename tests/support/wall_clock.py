@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from tests.support.redis_servers import unavailable
+from tests.support.private_server import unavailable
 from tests.support.waiting import DEADLINE_S
 
 SOURCE: Final = Path(__file__).with_name("wall_clock.c")
