@@ -19,7 +19,7 @@ from tests.support.redis_servers import RedisServer
 from unstale.core.ops import Member
 from unstale.core.record import Record
 from unstale.engines.redis import RedisEngine
-from unstale.engines.redis_calls import Command, packed
+from unstale.engines.redis_commands import Command, packed
 from unstale.engines.redis_log import LogSteps
 from unstale.engines.redis_store import Names
 from unstale.engines.redis_url import parse_url

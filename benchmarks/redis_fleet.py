@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import msgspec
+import redis
 
 from benchmarks.figures import Figure, Options, figure
 from benchmarks.stats import median, quantile
@@ -96,6 +97,12 @@ def propagation(options: Options, server: RedisServer) -> list[Figure]:
         figure(GROUP, f"{what}, p50", delays_ms, "ms", target=P50_MS_MAX, sense="<", note=note),
         figure(GROUP, f"{what}, p99", [quantile(delays_ms, 0.99)], "ms", target=P99_MS_MAX, sense="<"),
     ]
+    floor_ms, call_ms = _floor_ms(server, *pairs)
+    note = f"redis-py on both sides, paced alike; the XADD itself: p50 {median(call_ms):.2f} ms"
+    figures += [
+        figure(GROUP, "raw XADD to raw XREAD in another process, p50", floor_ms, "ms", note=note),
+        figure(GROUP, "raw XADD to raw XREAD in another process, p99", [quantile(floor_ms, 0.99)], "ms"),
+    ]
     delays_ms, call_ms = _delays_ms(server, FLEET, *fleet)
     what = f"publish to applied in {FLEET} processes"
     note = f"{fleet[0]:,} invalidations, {fleet[1]} a second; the slowest took {max(delays_ms):.1f} ms; "
@@ -118,6 +125,33 @@ def _delays_ms(server: RedisServer, readers: int, count: int, rate: int) -> tupl
             cache.invalidate(f"row:{number}", reason=repr(began))
             calls_ms.append((boottime() - began) * 1e3)
         return [delay for tail in tails for delay in tail.hear()], calls_ms
+
+
+def _floor_ms(server: RedisServer, count: int, rate: int) -> tuple[list[float], list[float]]:
+    """Measure what is under all that: an entry of a stream to whoever waits for it, and what adding it takes."""
+    client: Any = server.client()
+    calls_ms = []
+    with roles(1, _raw_reader, server.url, count) as (reader,):
+        for _ in range(count):
+            time.sleep(1 / rate)
+            began = boottime()
+            client.xadd("floor", {"began": repr(began)})
+            calls_ms.append((boottime() - began) * 1e3)
+        return reader.hear(), calls_ms
+
+
+def _raw_reader(url: str, count: int, pipe: Connection) -> None:
+    client: Any = redis.Redis.from_url(url)
+    delays_ms: list[float] = []
+    last = b"0"
+    pipe.send("ready")
+    while len(delays_ms) < count:
+        for _stream, entries in client.xread({"floor": last}, block=int(PATIENCE_S * 1e3)):
+            now = boottime()
+            delays_ms += [(now - float(fields[b"began"])) * 1e3 for _id, fields in entries]
+            last = entries[-1][0]
+    pipe.send(delays_ms)
+    pipe.recv()
 
 
 def _tail(url: str, name: str, count: int, pipe: Connection) -> None:

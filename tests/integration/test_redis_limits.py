@@ -165,7 +165,7 @@ def test_h08_h26_readers_do_not_wait_for_a_frozen_server(shops: Shops, how: dict
             assert shop.product(1) == shop.truth
             reads += 1
         assert len(asked) == first
-        assert reads > 1000
+        assert reads > 50  # with a timeout each there would be seven
         frozen.go_on()
         until(lambda: not engine.breakers.open)  # type: ignore[attr-defined] # as above
         shop.well()

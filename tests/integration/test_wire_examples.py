@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import redis
 
-from tests.support.redis_servers import RedisServer, unavailable
+from tests.support.private_server import unavailable
+from tests.support.redis_servers import RedisServer
 from tests.support.waiting import DEADLINE_S, until
 from unstale import Cache, Ticket
 from unstale.core.marks import full

@@ -16,7 +16,7 @@ FINDINGS_MAX: Final = 20
 WEAKENS: Final = (
     ({"tags", "namespace"},
      "an invalidation of a tag or namespace ends only what was stored by nodes that give it to their entries"),
-    ({"replica_lag"},
+    ({"replica_lag", "replica"},
      "what a node with the shorter lag loads from a late replica is taken for newer than it is, by all nodes"),
     ({"ttl", "none_ttl", "errors", "jitter"},
      "an entry lives as long as the node that stored it says, also for those that say less"),

@@ -14,7 +14,8 @@ import msgspec
 from unstale.cli.redis_server import Server, quoted, servers_of, told_by
 from unstale.core.ops import Batch, Fetched, Identity, MarksReply, Member, Members
 from unstale.core.record import Logged, Record, decode_record
-from unstale.engines.redis_calls import Call, Command
+from unstale.engines.redis_calls import Call
+from unstale.engines.redis_commands import Command
 from unstale.engines.redis_link import Link
 from unstale.engines.redis_marks import decode_marks, first_covered
 from unstale.engines.redis_places import Places

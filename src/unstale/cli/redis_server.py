@@ -6,7 +6,7 @@ import re
 import shlex
 from typing import Any, Final, Self
 
-from unstale.engines.redis_calls import packed
+from unstale.engines.redis_commands import packed
 from unstale.engines.redis_errors import ErrorReply, reply_error
 from unstale.engines.redis_link import BREAKS, Wire
 from unstale.engines.redis_places import Places, connection_to, unreached

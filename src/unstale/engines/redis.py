@@ -17,7 +17,7 @@ from typing import ClassVar, Final
 from unstale.clock import boottime
 from unstale.core.marks import Mark
 from unstale.core.ops import Appended, Batch, Fetched, Identity, Item, MarksReply, Member, Members
-from unstale.core.record import Record
+from unstale.core.record import Record, Stamp
 from unstale.engines.breaker import Breakers
 from unstale.engines.linger import Linger, LoopLinger
 from unstale.engines.memory import RECORDS_MAX
@@ -63,8 +63,8 @@ class RedisEngine:
         "heads and marks, and leases rest on pulses. With fewer than all of them, or quorum=0, an isolated old primary "
         "is believed until it is told",
         native=frozenset(
-            {"fetch", "store", "delete", "read_marks", "extend_marks", "lock", "unlock", "append", "poll", "read_head",
-             "read_members", "leave"}
+            {"fetch", "store", "delete", "read_marks", "extend_marks", "lock", "unlock", "append", "put", "poll",
+             "read_head", "read_members", "leave"}
         ),
     )  # fmt: skip
 
@@ -134,12 +134,21 @@ class RedisEngine:
         """See `StorePort.unlock`."""
         self._link.run(self._store_steps.unlock(key, token))
 
-    def append(self, records: tuple[Record, ...]) -> Appended:
+    def append(self, records: tuple[Record, ...], applier: str = "") -> Appended:  # noqa: ARG002 - each poll is told
         """See `LogPort.append`."""
         return self._append(records) if self._linger is None else self._linger.append(records)
 
     def _append(self, records: tuple[Record, ...]) -> Appended:
         return self._link.run(self._log_steps.append(records))
+
+    @property
+    def puts(self) -> bool:
+        """Whether the log and all entries lie on one server: a script reaches no further."""
+        return not self._places.spread
+
+    def put(self, record: Record, items: tuple[Item, ...], after: Stamp) -> Appended | Identity:
+        """See `PutPort.put`."""
+        return self._link.run(self._log_steps.put(record, self._store_steps.put(items), after))
 
     def poll(self, member: Member, position: int, limit: int, wait_s: float) -> Batch:
         """See `LogPort.poll`."""
@@ -220,7 +229,7 @@ class RedisEngine:
         """See `StorePort.unlock`."""
         await self._loops.run(self._store_steps.unlock(key, token))
 
-    async def aappend(self, records: tuple[Record, ...]) -> Appended:
+    async def aappend(self, records: tuple[Record, ...], applier: str = "") -> Appended:  # noqa: ARG002 - each poll is told
         """See `LogPort.append`."""
         if self._linger is None:
             return await self._aappend(records)
@@ -232,6 +241,10 @@ class RedisEngine:
 
     async def _aappend(self, records: tuple[Record, ...]) -> Appended:
         return await self._loops.run(self._log_steps.append(records))
+
+    async def aput(self, record: Record, items: tuple[Item, ...], after: Stamp) -> Appended | Identity:
+        """See `PutPort.put`."""
+        return await self._loops.run(self._log_steps.put(record, self._store_steps.put(items), after))
 
     async def apoll(self, member: Member, position: int, limit: int, wait_s: float) -> Batch:
         """See `LogPort.poll`. One that waits would keep all others of its connection waiting, so it has a thread."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-import hiredis
-
 from unstale.engines.breaker import Breaker
+from unstale.engines.redis_commands import Command, Commands, Data, in_turn, made, packed
 from unstale.engines.redis_errors import ErrorReply, reply_error
 from unstale.engines.redis_places import Places
 from unstale.engines.redis_scripts import BY_SHA
@@ -19,7 +18,6 @@ from unstale.engines.redis_url import Address
 from unstale.errors import EngineError, ReadOnlyError, UnavailableError
 
 T = TypeVar("T")
-Command: TypeAlias = tuple[bytes | str | int | float, ...]
 
 HOPS_MAX: Final = 6  # redirections that one command follows
 PROBE_TIMEOUTS: Final = 8  # that a probe may take: sentinels are asked, a connection made, TLS and password agreed upon
@@ -39,7 +37,7 @@ class Call(NamedTuple):
         data: The bytes of the commands, from who knows them already.
     """
 
-    commands: Sequence[Command]
+    commands: Commands
     keys: Sequence[bytes]
     wait_s: float = 0.0
     node: str = ""
@@ -53,7 +51,7 @@ class Ask(NamedTuple):
     """What goes to one server; it answers with so many replies."""
 
     address: Address
-    data: bytes
+    data: Data
     replies: int
     call: Call
 
@@ -66,11 +64,6 @@ class Refresh(NamedTuple):
 
 Steps: TypeAlias = Generator[Call, list[Any], T]
 Moves: TypeAlias = Generator[Ask | Refresh, Any, T]
-
-
-def packed(commands: Sequence[Command]) -> bytes:
-    """Give the bytes of commands."""
-    return b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
 
 
 def follow(steps: Steps[T], places: Places) -> Moves[T]:
@@ -108,7 +101,7 @@ def _send(call: Call, places: Places) -> Moves[list[Any]]:
     route = None
     if only is not None:  # the usual case: all goes to one server, and its replies are what was asked for
         try:
-            replies = yield from _ask(Ask(only, call.data or packed(call.commands), len(call.commands), call), places)
+            replies = yield from _ask(Ask(only, call.data or in_turn(call.commands), len(call.commands), call), places)
             if ErrorReply not in map(type, replies):
                 return replies
             route = Route(call, places)
@@ -202,7 +195,7 @@ class Route:
 
     def __init__(self, call: Call, places: Places) -> None:
         self.call = call
-        self.commands = list(call.commands)
+        self.commands = [made(command) for command in call.commands]
         self.replies: list[Any] = [None] * len(self.commands)
         self.stray = False
         self._places = places

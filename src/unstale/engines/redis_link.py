@@ -18,6 +18,7 @@ import redis
 from redis.connection import Connection
 
 from unstale.engines.redis_calls import Ask, Refresh, Steps, T, follow
+from unstale.engines.redis_commands import Data
 from unstale.engines.redis_errors import ErrorReply
 from unstale.engines.redis_places import Places, connection_to, unreached
 from unstale.engines.redis_url import Address
@@ -66,7 +67,7 @@ class Wire:
         else:
             self._socket.settimeout(seconds)
 
-    def ask(self, data: bytes, count: int, wait_s: float) -> list[Any]:
+    def ask(self, data: Data, count: int, wait_s: float) -> list[Any]:
         """Send bytes, and give so many replies."""
         sock, reader = self._socket, self._reader
         limit_s = self._timeout_s + wait_s
@@ -75,7 +76,11 @@ class Wire:
             self._limit_s = limit_s
         replies: list[Any] = []
         try:
-            sock.sendall(data)
+            if isinstance(data, bytes):
+                sock.sendall(data)
+            else:
+                for piece in data:
+                    sock.sendall(piece())
             while len(replies) < count:
                 received = sock.recv(READ_BYTES)
                 if not received:

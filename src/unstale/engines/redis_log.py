@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from unstale.core.ops import Appended, Batch, Identity, MarksReply, Member, Members
-from unstale.core.record import Logged, Record, decode_record, encode_record
+from unstale.core.record import Logged, Record, Stamp, decode_record, encode_record
 from unstale.engines import redis_scripts as scripts
 from unstale.engines.memory import MEMBER_LIFE
-from unstale.engines.redis_calls import Call, Command, Steps
+from unstale.engines.redis_calls import Call, Steps
+from unstale.engines.redis_commands import Command
 from unstale.engines.redis_lua import Script
 from unstale.engines.redis_marks import decode_marks, version_text
 from unstale.engines.redis_polls import NOWHERE, Told, decode_told, encode_told, led_to
-from unstale.engines.redis_store import MS, Names, script_call
+from unstale.engines.redis_store import MS, Names, Put, script_call
 from unstale.engines.redis_url import RedisUrl
 from unstale.engines.seal import Seal
 from unstale.errors import UnavailableError
 
-SCRIPT_RECORDS: Final = 100  # that one script appends: beyond that each costs the server more
+SCRIPT_RECORDS: Final = 50  # that one script appends: its beginning costs little, and the next is made meanwhile
 WAIT_SHARE: Final = 0.5  # of the time for an answer, that replicas have to acknowledge
 TICK_S: Final = 0.1  # an idle server sees only so often (hz 10) that a wait is over: a lease must not lapse by that
 SWEEP_S: Final = 30.0  # so often a node looks for members that have died
@@ -93,23 +95,37 @@ class LogSteps:
         """Append records by one script, or many by several of one write; acknowledged by the quorum if there is one."""
         quorum = yield from self._quorum()
         starts = range(0, max(1, len(records)), SCRIPT_RECORDS)  # nothing is appended, and answered, as well
-        commands = [self._appending(records[start : start + SCRIPT_RECORDS]) for start in starts]
-        call = Call(commands, [self._names.log] * len(commands))
+        makes = [partial(self._appending, records[start : start + SCRIPT_RECORDS]) for start in starts]
+        call = Call(makes, [self._names.log] * len(makes))
         if quorum:
             *replies, acknowledged = yield self._acknowledged(call, quorum)
-            if acknowledged < quorum:
-                msg = f"{acknowledged} of {quorum} replicas of {self._url.place} have acknowledged what was appended"
-                hint = "look at its replicas: INFO replication; or write quorum=0 into the URL, and lose what it proves"
-                raise UnavailableError(msg, hint=hint)
+            self._check(acknowledged, quorum)
         else:
             replies = yield call
         *_, (generation, *_where, head, head_id) = replies
         where = [value for reply in replies for value in reply[1:-2]]
-        logged = tuple(
-            Logged(position, prev.decode(), record)
-            for record, position, prev in zip(records, where[::2], where[1::2], strict=True)
-        )
+        places = zip(records, where[::2], where[1::2], strict=True)
+        logged = tuple(Logged(position, prev.decode(), record) for record, position, prev in places)
         return Appended(self._identity(generation, head, head_id), logged)
+
+    def put(self, record: Record, entries: Sequence[Put], after: Stamp) -> Steps[Appended | Identity]:
+        """Append a record and put entries by one script, if the head is at `after`."""
+        quorum = yield from self._quorum()
+        marks = [self._names.mark + scope.encode() for scope in record.scopes]
+        args: list[bytes | str | int] = [after.generation, after.position, record.id, self._encode(record), len(marks)]
+        args += [part for _name, data, life_ms in entries for part in (data, life_ms)]
+        keys = (*marks, *[name for name, _data, _life_ms in entries])
+        call = self._on_log(scripts.PUT, self._records_max, self._mark_ms, *args, keys=keys)
+        (generation, *where, head, head_id), *acknowledged = yield self._acknowledged(call, quorum) if quorum else call
+        self._check(sum(acknowledged), quorum)
+        identity = self._identity(generation, head, head_id)
+        return Appended(identity, (Logged(where[0], where[1].decode(), record),)) if where else identity
+
+    def _check(self, acknowledged: int, quorum: int) -> None:
+        if acknowledged < quorum:
+            hint = "look at its replicas: INFO replication; or write quorum=0 into the URL, and lose what it proves"
+            told = f"{acknowledged} of {quorum} replicas of {self._url.place} have acknowledged what was appended"
+            raise UnavailableError(told, hint=hint)
 
     def _appending(self, records: tuple[Record, ...]) -> Command:
         """Give the command that appends records in one atomic step."""

@@ -20,6 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from unstale.engines.redis_calls import Ask, Refresh, Steps, T, follow
+from unstale.engines.redis_commands import joined
 from unstale.engines.redis_errors import ErrorReply
 from unstale.engines.redis_link import BREAKS
 from unstale.engines.redis_places import Places, unreached
@@ -244,7 +245,8 @@ class LoopLink:
         address = self._places.only
         if address is None or self._places.breakers.failures(address) or os.getpid() != self._pid:
             return None
-        return self._lane().at((address, False))
+        stream = self._lane().streams.get((address, False))
+        return stream if type(stream) is Stream and stream.broken is None else None
 
     def note(self, error: BaseException) -> None:
         """Take note of what broke the connection at hand; raise `UnavailableError` if its server gave no answer."""
@@ -271,7 +273,7 @@ class LoopLink:
             try:
                 if stream is None:
                     stream = await lane.to(url, place)
-                return await stream.ask(ask.data, ask.replies)
+                return await stream.ask(joined(ask.data), ask.replies)
             except BREAKS as error:
                 if not kept or isinstance(error, TimeoutError):
                     raise unreached(ask.address, url, error) from error

@@ -43,13 +43,15 @@ class Places:
 
     Attributes:
         breakers: Which of the servers are out; None is whoever could tell where the keys are.
+        only: The one server, if there never is another.
     """
 
     def __init__(self, url: RedisUrl) -> None:
         self.url = url
         self.breakers = Breakers()
         self.reborn()
-        self._primary: Address | None = url.addresses[0] if url.kind == "server" else None
+        self.only: Address | None = url.addresses[0] if url.kind == "server" else None
+        self._primary = self.only
         self._slots: dict[int, Address] = {}
         self._nodes: tuple[Address, ...] = url.addresses
 
@@ -69,11 +71,6 @@ class Places:
     def fixed(self) -> bool:
         """There is but the one server, whatever happens."""
         return self.url.kind == "server"
-
-    @property
-    def only(self) -> Address | None:
-        """The one server, if there never is another."""
-        return self._primary if self.url.kind == "server" else None
 
     def find(self, key: bytes) -> Address | None:
         """Give the server of a key, as far as is known."""

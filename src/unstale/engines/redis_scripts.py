@@ -58,6 +58,7 @@ end
 # a MessagePack array of eight: the hard severity's last, plain, version, timeline, and the soft one's. Versions are
 # texts of 20 digits, since Lua's numbers have but 53 bits: value + 2^63.
 RAISE = """
+local call, attempt, format = redis.call, redis.pcall, string.format  -- each record looks them up several times
 local function severity(m, at, position, version, timeline)
   local last = m[at]
   if position > last then m[at] = position end
@@ -73,13 +74,14 @@ local function severity(m, at, position, version, timeline)
 end
 
 local function raise(key, gen, position, soft, version, timeline, ends)
-  local plain = gen .. ':' .. number(position)
+  local plain = format('%s:%d', gen, position)
   local old
   if soft or version ~= '' then
-    old = redis.pcall('GET', key)
+    old = attempt('GET', key)
   else  -- most marks need no more than this one command
-    old = redis.pcall('SET', key, plain, 'PXAT', ends, 'GET')
-    if type(old) == 'table' then redis.call('SET', key, plain, 'PXAT', ends) end
+    old = attempt('SET', key, plain, 'PXAT', ends, 'GET')
+    if not old then return end
+    if type(old) == 'table' then call('SET', key, plain, 'PXAT', ends) end
   end
   local kind, rest
   if type(old) == 'string' and string.sub(old, 1, #gen) == gen then
@@ -93,7 +95,7 @@ local function raise(key, gen, position, soft, version, timeline, ends)
     if kind == ';' and readable and type(eight) == 'table' and #eight == 8 then m = eight end
   end
   severity(m, soft and 5 or 1, position, version, timeline)
-  redis.call('SET', key, gen .. ';' .. cmsgpack.pack(m), 'PXAT', ends)
+  call('SET', key, gen .. ';' .. cmsgpack.pack(m), 'PXAT', ends)
 end
 """
 
@@ -109,28 +111,26 @@ if not (due and latest and now < due and latest <= ends and ends - latest <= lif
   extend(lives, position, ends, life)
   note(meta, lives, start)  -- before the records: without them it promises nothing
 end
-local answer
-ends, answer = number(ends), {gen}
+local answer, told
+ends, answer, told = number(ends), {gen}, 1
 
 local function publish(id, data)
-  local at = number(position + 1)
-  if redis.call('HSETNX', ids, id, at) == 0 then
-    local known = redis.call('HGET', ids, id)
-    local entry = redis.call('XRANGE', log, known .. '-0', known .. '-0')[1]
+  local at = format('%d', position + 1)  -- the stream completes it: 42-0
+  if call('HSETNX', ids, id, at) == 0 then
+    local known = call('HGET', ids, id)
+    local entry = call('XRANGE', log, known .. '-0', known .. '-0')[1]
     if entry and entry[2][2] == id then
-      answer[#answer + 1] = tonumber(known)
-      answer[#answer + 1] = entry[2][4]
+      answer[told + 1], answer[told + 2], told = tonumber(known), entry[2][4], told + 2
       return false
     end
-    redis.call('HSET', ids, id, at)
+    call('HSET', ids, id, at)
   end
-  local added = redis.pcall('XADD', log, at .. '-0', 'i', id, 'p', last, 'd', data)
+  local added = attempt('XADD', log, at, 'i', id, 'p', last, 'd', data)
   if type(added) == 'table' then
-    redis.call('HDEL', ids, id)  -- nobody would ever take it off
-    redis.call('XADD', log, at .. '-0', 'i', id, 'p', last, 'd', data)  -- to fail as it did
+    call('HDEL', ids, id)  -- nobody would ever take it off
+    call('XADD', log, at, 'i', id, 'p', last, 'd', data)  -- to fail as it did
   end
-  answer[#answer + 1] = position + 1
-  answer[#answer + 1] = last
+  answer[told + 1], answer[told + 2], told = position + 1, last, told + 2
   position, last = position + 1, id
   return true
 end
@@ -142,12 +142,13 @@ local function close()
     local first = number(position - tonumber(ARGV[2]) + 1) .. '-0'
     repeat
       local old = redis.call('XRANGE', log, '-', '(' .. first, 'COUNT', 500)
-      for _, entry in ipairs(old) do redis.call('HDEL', ids, entry[2][2]) end
+      local gone = {}
+      for i, entry in ipairs(old) do gone[i] = entry[2][2] end
+      if gone[1] then redis.call('HDEL', ids, unpack(gone)) end
       redis.call('XTRIM', log, 'MINID', #old < 500 and first or old[500][1])
     until #old < 500
   end
-  answer[#answer + 1] = position
-  answer[#answer + 1] = last
+  answer[told + 1], answer[told + 2] = position, last
   return answer
 end
 """.replace("TRIM_STEP", str(TRIM_STEP)).replace("SHARE", str(SHARE))
@@ -171,6 +172,34 @@ while at <= #ARGV do
     end
   end
   at = at + 6 + count
+end
+return close()
+""",
+)
+
+# One hard record, and the entries that it makes good, if the head is where its writer knows it to be. ARGV: 2 and 3 as
+# above, 4 generation, 5 head, 6 the record's id, 7 its bytes, 8 the number of its marks, the KEYS from 5 on; then for
+# each entry, the KEYS after these, its bytes and its life in ms, 0 to drop it. Answer: as above, or without the second
+# and third. The record comes first: an entry that could not be written is missing, nobody would end one without it.
+PUT = Script(
+    LIVES,
+    IDENTIFY,
+    RAISE,
+    PUBLISH,
+    """
+if redis.call('HEXISTS', ids, ARGV[6]) == 0 and (gen ~= ARGV[4] or number(position) ~= ARGV[5]) then
+  return {gen, position, last}
+end
+if publish(ARGV[6], ARGV[7]) then
+  local marks = tonumber(ARGV[8])
+  for i = 5, 4 + marks do raise(KEYS[i], gen, position, false, '', '', ends) end
+  close()
+  for i = 5 + marks, #KEYS do
+    local at = 9 + 2 * (i - 5 - marks)
+    local dropped = ARGV[at + 1] == '0'
+    if dropped then redis.call('UNLINK', KEYS[i]) else redis.call('SET', KEYS[i], ARGV[at], 'PX', ARGV[at + 1]) end
+  end
+  return answer
 end
 return close()
 """,
@@ -267,5 +296,5 @@ return {gen, position, last, start, #KEYS > 4 and redis.call('MGET', unpack(KEYS
 
 BY_SHA: Final = {
     script.sha: script
-    for script in (APPEND, INVALIDATE, RENEW, HEAD, MEMBERS, FORGET, MARKS, FOREIGN_MARKS, EXTEND, LOCK, UNLOCK)
+    for script in (APPEND, PUT, INVALIDATE, RENEW, HEAD, MEMBERS, FORGET, MARKS, FOREIGN_MARKS, EXTEND, LOCK, UNLOCK)
 }

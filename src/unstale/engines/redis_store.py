@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 from unstale.core.marks import Mark, merged
 from unstale.core.ops import Fetched, Identity, Item, MarksReply
 from unstale.engines import redis_store_scripts as scripts
-from unstale.engines.redis_calls import Call, Command, Steps
+from unstale.engines.redis_calls import Call, Steps
+from unstale.engines.redis_commands import Command
 from unstale.engines.redis_lua import Script
 from unstale.engines.redis_marks import decode_mark, decode_marks, encode_mark
 from unstale.engines.seal import Seal
@@ -18,6 +19,9 @@ MS: Final = 1000
 CHUNK: Final = 1000  # commands of one write
 TRIES: Final = 8  # of a compare-and-set
 FETCH: Final = b"*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
+
+
+Put: TypeAlias = tuple[bytes, bytes, int]
 
 
 class Names:
@@ -102,6 +106,14 @@ class StoreSteps:
                 ],
                 names,
             )
+
+    def put(self, items: tuple[Item, ...]) -> list[Put]:
+        """Give items as the script takes them that appends their record: name, bytes, life in ms (0: to be dropped)."""
+        names = [self._names.entry + item.key.encode() for item in items]
+        return [
+            (name, self._signed(name, item.data), max(1, int(item.ttl_s * MS))) if item.ttl_s > 0 else (name, b"", 0)
+            for name, item in zip(names, items, strict=True)
+        ]
 
     def _signed(self, name: bytes, data: bytes) -> bytes:
         return data if self._seal is None else self._seal.sign(_entry(name), data)
