@@ -89,12 +89,12 @@ class Cache:
         check_limits(entries_max=entries_max, bytes_max=bytes_max)
         bound_s, max_ttl_s = read_bound(max_staleness), seconds(max_ttl, "max_ttl")
         kept = Policy() if policy is None else check_policy(policy)
-        self.name, self.url = name, url
+        self.name, self.url, self.tick = name, url, clocks.BOOT
         self.ports = ports or connect(url, name=name, max_ttl_s=max_ttl_s, secret=secret, stores=store, pins=pins)
-        self.tick = clocks.BOOT
         self.tick_clock: Callable[[int], float] = clocks.read if clock is None else lambda _tick: clock()
         self.node = Node(
             secrets.token_hex(8),
+            name,
             clock=clock or clocks.boottime,
             random=Random().random,
             new_id=lambda: secrets.token_hex(10),
@@ -395,6 +395,5 @@ class Cache:
         check_lives(policy, self.node.max_ttl_s)
         if policy.bound_s is not None:
             self.node.serve_bound(policy.bound_s / (1 - DRIFT))
-        check_lag(policy, self.node.bound_of(policy))
-        self.node.keep_history(policy.lag_s)
+        self.node.keep_history(check_lag(policy, self.node.bound_of(policy)))
         return policy

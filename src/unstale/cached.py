@@ -14,12 +14,15 @@ from unstale.errors import UsageError
 from unstale.hitpath import hit_path
 from unstale.plans import Plan
 from unstale.requests import After, record_of, ticket_of
+from unstale.writers import make_writer
 
 P = ParamSpec("P")
 Rest = ParamSpec("Rest")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 First = TypeVar("First")
+Writer = TypeVar("Writer", bound=Callable[..., Any])
+AsyncWriter = TypeVar("AsyncWriter", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 # The types ----------------------------------------------------------------------------------------------------------
 #
@@ -50,6 +53,9 @@ class Cached(Protocol[P, T_co]):
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Give the key of these arguments."""
+
+    def writer(self, function: Writer, /) -> Writer:
+        """Let a function write through: it commits, and returns the value now in force, which is then cached."""
 
     @overload
     def __get__(self: Callable[Concatenate[First, Rest], T], instance: object, owner: First, /) -> Cached[Rest, T]: ...
@@ -89,6 +95,9 @@ class AsyncCached(Protocol[P, T_co]):
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Give the key of these arguments."""
 
+    def writer(self, function: AsyncWriter, /) -> AsyncWriter:
+        """Let a coroutine function write through: it commits, and returns the value now in force."""
+
     @overload
     def __get__(
         self: Callable[Concatenate[First, Rest], Coroutine[Any, Any, T]], instance: object, owner: First, /
@@ -105,7 +114,7 @@ class AsyncCached(Protocol[P, T_co]):
 
 # What can be done beside calling it ---------------------------------------------------------------------------------
 
-METHODS = ("explain", "invalidate", "key", "peek", "reading", "refresh")
+METHODS = ("explain", "invalidate", "key", "peek", "reading", "refresh", "writer")
 
 
 class Methods:
@@ -176,6 +185,10 @@ class Methods:
 
         return functools.wraps(self._plan.function)(read if self._plan.blocking else aread)
 
+    def writer(self, function: Any, /) -> Any:
+        """Let a function write through."""
+        return make_writer(self._plan, function)
+
 
 def _attach(function: Any, plan: Plan) -> None:
     """Give a cached function its methods."""
@@ -229,6 +242,18 @@ class ClassMethod(classmethod):  # type: ignore[type-arg]  # it takes none at ru
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self.__func__.__get__(type(instance) if owner is None else owner)
 
+    def writer(self, function: Any, /) -> Any:
+        """Let a function of the same class write through."""
+        return self.__func__.writer(function)  # type: ignore[attr-defined]  # a cached function has one
+
+
+class StaticMethod(staticmethod):  # type: ignore[type-arg]  # it takes none at run time
+    """A cached static method, which has a writer in the body of its class already."""
+
+    def writer(self, function: Any, /) -> Any:
+        """Let a function of the same class write through."""
+        return self.__func__.writer(function)  # type: ignore[attr-defined]  # a cached function has one
+
 
 # Decorating -------------------------------------------------------------------------------------------------------
 
@@ -248,7 +273,7 @@ class Decorator:
         if isinstance(function, classmethod):
             return ClassMethod(self._decorate(function.__func__))
         if isinstance(function, staticmethod):
-            return staticmethod(self._decorate(function.__func__))
+            return StaticMethod(self._decorate(function.__func__))
         return self._decorate(function)
 
 

@@ -17,6 +17,7 @@
     │   ├── OriginBusyError       no free place among the origin's concurrent loads
     │   └── CachedLoadError       a remembered failure whose own class is not at hand
     ├── SourceError           the database whose outbox is relayed: nothing is proven until it answers
+    ├── WriteRefusedError     raised by the sink of a write-behind: these writes will never be taken
     ├── FreshnessError        the value exists, but cannot be proven fresh
     │   ├── UnprovenError         the policy says `refuse`, and the lease has lapsed
     │   └── TicketError           a ticket that cannot be read, or was not reached in time
@@ -24,6 +25,7 @@
         ├── UnavailableError      it does not answer
         ├── BusyError             it is locked by others for longer than we may wait
         ├── FullError             no space left
+        ├── QueueFullError        a write-behind's queue had no room in time; nothing was queued
         ├── ReadOnlyError         it refuses writes
         ├── DeniedError           it does not let us: user, password or permissions
         ├── CorruptError          what it holds is not ours, or damaged
@@ -34,6 +36,7 @@ Each error says who has to act (`culprit`), carries the facts (`fields`) and wha
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -128,6 +131,20 @@ class SourceError(UnstaleError):
     culprit = "origin"
 
 
+class WriteRefusedError(UnstaleError):
+    """Raised by the sink of a write-behind: some writes of the batch will never be taken, however often they are tried.
+
+    Args:
+        message: Why, for those who look at what was put aside.
+        keys: Of the writes that are refused; all others are tried again.
+    """
+
+    culprit = "origin"
+
+    def __init__(self, message: str, *, keys: Iterable[str]) -> None:
+        super().__init__(message, keys=tuple(keys))
+
+
 class FreshnessError(UnstaleError):
     """A value exists, but cannot be proven fresh enough."""
 
@@ -158,6 +175,10 @@ class BusyError(EngineError):
 
 class FullError(EngineError):
     """The engine has no space left; nothing was done."""
+
+
+class QueueFullError(EngineError):
+    """The queue of a write-behind had no room in time; nothing of the call was queued."""
 
 
 class ReadOnlyError(EngineError):

@@ -9,6 +9,9 @@ Whatever had to be applied for the lease seen in step 2 has removed its entries 
 order would be wrong (H8, H22): find the entry; sleep for a minute; the tail wakes first, applies what ends the entry
 and renews the lease; look at the lease: proven; serve what was ended a minute ago.
 
+What surrounds the call is looked up last: most often nothing. Within a session, and nothing else, a hit is one as soon
+as the node has reached the session's ticket (`lets`).
+
 `aliases` holds fresh entries only, by their plain arguments; whether the argument has the entry's type is checked
 because 1 == True (H29). A call that awaits must be a coroutine, and the commonest call, of one argument, stands inline
 in both colours: a shared function would be one more call on each hit. All other calls share `_resident`.
@@ -19,15 +22,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from unstale.core.calls import read_served
-from unstale.core.context import surroundings
+from unstale.core.calls import read_alone
+from unstale.core.context import lets, surroundings
 from unstale.core.lease import Lease
 from unstale.plans import MISSING, Plan
 
 if TYPE_CHECKING:
-    from unstale.core.served import Served
     from unstale.core.table import Cell
 
 ALWAYS = Lease()
@@ -59,7 +61,12 @@ def _blocking(plan: Plan) -> Any:
                 cell = find(arg)
             except TypeError:
                 cell = None  # not hashable: the key's renderer says what to write instead
-            if cell is not None and now < cell.deadline and cell.kind is type(arg) and around() is None:
+            if (
+                cell is not None
+                and now < cell.deadline
+                and cell.kind is type(arg)
+                and (around() is None or lets(plan.cache.node, cell))
+            ):
                 cell.visited = True
                 return cell.value
         return slow(plan, () if arg is MISSING else (arg,), {})
@@ -78,11 +85,18 @@ def _asynchronous(plan: Plan) -> Any:
                 cell = find(arg)
             except TypeError:
                 cell = None
-            if cell is not None and now < cell.deadline and cell.kind is type(arg) and around() is None:
+            if (
+                cell is not None
+                and now < cell.deadline
+                and cell.kind is type(arg)
+                and (around() is None or lets(cache.node, cell))
+            ):
                 cell.visited = True
                 return cell.value
         args = () if arg is MISSING else (arg,)
-        served: Any = await cache.arun(read_served(cache.active, want(args, {})))  # `_aread`: each await has its price
+        served: Any = await cache.arun(read_alone(cache.active, want(args, {})))  # `_aread`: each await has its price
+        if served.failed:
+            raise served.value.with_traceback(None)
         name(served, args, {})
         return served.value
 
@@ -160,7 +174,12 @@ def _resident(plan: Plan) -> Callable[[tuple[Any, ...]], Cell | None]:
                 cell: Cell | None = find(args)
             except TypeError:
                 return None
-            if cell is not None and now < cell.deadline and cell.kind == tuple(map(type, args)) and around() is None:
+            if (
+                cell is not None
+                and now < cell.deadline
+                and cell.kind == tuple(map(type, args))
+                and (around() is None or lets(plan.cache.node, cell))
+            ):
                 cell.visited = True
                 return cell
         return None
@@ -181,13 +200,17 @@ def _parts(plan: Plan) -> tuple[Any, Any, Any, Lease, float, Any]:
 
 def _read(plan: Plan, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
     cache = plan.cache
-    served = cast("Served", cache.run(read_served(cache.active, plan.want(args, named))))
+    served: Any = cache.run(read_alone(cache.active, plan.want(args, named)))
+    if served.failed:
+        raise served.value.with_traceback(None)
     plan.name(served, args, named)
     return served.value
 
 
 async def _aread(plan: Plan, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
     cache = plan.cache
-    served = cast("Served", await cache.arun(read_served(cache.active, plan.want(args, named))))
+    served: Any = await cache.arun(read_alone(cache.active, plan.want(args, named)))
+    if served.failed:
+        raise served.value.with_traceback(None)
     plan.name(served, args, named)
     return served.value

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from unstale.core.context import Read, Surroundings, loading, surroundings
+from msgspec.structs import replace
+
+from unstale.core.context import NOTHING, Read, loading, surround, surroundings
 from unstale.core.durations import Duration, seconds
 from unstale.core.keys import check_scope, check_version
 
@@ -60,15 +62,34 @@ def version(value: int) -> None:
     loading("version").version = check_version(value)
 
 
+def needs_primary() -> bool:
+    """Say whether the value that is being loaded has to be read where writers commit: a replica may not show it yet.
+
+    So it is for a read with a ticket that the replica may not have reached, and for a strong one; where a record that
+    is younger than what the replica shows names the key; where the replica is further behind than `max_staleness`, or
+    nobody knows how far (`Policy.replica` measures it); in a writer; and where a transaction or a
+    session has changed something that is not published yet.
+
+    Returns:
+        True: read the primary. False: a replica will do.
+
+    Raises:
+        OutsideLoadError: Nothing is being loaded.
+    """
+    frame = loading("needs_primary")
+    around = surroundings.get()
+    if frame.primary or (around is not None and around.changed):
+        frame.told = True
+    return frame.told
+
+
 @contextmanager
 def observe() -> Iterator[list[Read]]:
     """Record what every read inside the block served: key, from where, stamp, proven as of, fresh or stale, why."""
-    around = surroundings.get() or Surroundings()
+    around = surroundings.get() or NOTHING
     reads: list[Read] = []
-    surroundings.set(Surroundings(around.frame, (*around.observers, reads), around.transactions))
+    surroundings.set(replace(around, observers=(*around.observers, reads)))
     try:
         yield reads
     finally:  # a transaction that began in the block may outlive it, and one from before may have ended in it
-        transactions = (surroundings.get() or around).transactions
-        left = Surroundings(around.frame, around.observers, transactions)
-        surroundings.set(None if left == Surroundings() else left)
+        surround(replace(around, transactions=(surroundings.get() or around).transactions))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from unstale.core.about import describe
 from unstale.core.codec import Codec, codec_for
 from unstale.core.keys import Template
 from unstale.core.policy import Consistency, Policy
+from unstale.core.replicas import check_colour
 from unstale.core.served import Served, Want, stored_key
 from unstale.errors import KeyTemplateError, UsageError, ValueTypeError
 
@@ -85,6 +86,7 @@ class Plan:
         self.bound_s = cache.bound_of(policy, consistency)
         self.aliases: dict[Any, Cell] = {}
         fixed = tuple(tag.text for tag in tags) if not any("{" in tag.text for tag in tags) else None
+        self._unused = dict.fromkeys(parameter.name for parameter in parameters)  # in a key, all are given, if not used
         self._scopes = None if fixed is None else tuple(dict.fromkeys((template.namespace, *fixed)))
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -110,8 +112,7 @@ class Plan:
             raise self._uncallable(error) from None
         scopes = self._scopes
         if scopes is None:
-            tags = (tag.bind(args, kwargs) for tag in self.tags)
-            scopes = tuple(scope for scope in dict.fromkeys((self.template.namespace, *tags)) if scope != key)
+            scopes = self._scopes_of(key, (tag.bind(args, kwargs) for tag in self.tags))
         elif key in scopes:
             scopes = tuple(scope for scope in scopes if scope != key)
         return Want(
@@ -126,6 +127,31 @@ class Plan:
             blocking=self.blocking,
             anew=anew,
         )
+
+    def want_to_write(self, named: Mapping[str, Any], codec: Codec) -> Want:
+        """Give what is to be written by a call of a writer.
+
+        Args:
+            named: The arguments of that call by name, those of the key among them.
+            codec: How its value is encoded: to the same bytes.
+
+        Raises:
+            KeyArgumentError: An argument cannot be part of a key.
+        """
+        arguments = {**self._unused, **named}
+        key = self.template.render(arguments)
+        return Want(
+            key=key,
+            stored_key=stored_key(codec.shape, key),
+            scopes=self._scopes_of(key, (tag.render(arguments) for tag in self.tags)),
+            policy=self.policy,
+            codec=codec,
+            bound_s=self.bound_s,
+            blocking=self.blocking,
+        )
+
+    def _scopes_of(self, key: str, tags: Iterable[str]) -> tuple[str, ...]:
+        return tuple(scope for scope in dict.fromkeys((self.template.namespace, *tags)) if scope != key)
 
     def name(self, served: Served, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Let the next call with these arguments find the entry without rendering its key."""
@@ -162,13 +188,14 @@ def make_plan(  # noqa: PLR0917 - the parts of a plan
         KeyTemplateError: A template would let different calls share an entry.
         ValueTypeError: The return annotation cannot be encoded, or the codec is none.
     """
-    _check_function(function)
+    check_function(function, "cached")
     signature = inspect.signature(function)
-    hints = _annotations(function)
+    hints = annotations_of(function)
     key = Template.compile(names.key, signature, hints, ignore=names.ignore, namespace=names.namespace)
     tags = tuple(Template.compile(tag, signature, hints, ignore=names.ignore, require_all=False) for tag in names.tags)
     values = codec_for(hints.get("return", Any), function.__qualname__) if codec is None else _checked_codec(codec)
     made = Plan(cache, function, key, tags, policy, values, how)
+    check_colour(policy, blocking=made.blocking, name=function.__qualname__)
     cache.templates.add(key, function, shared=names.shared)
     facts = describe(policy, consistency=how, namespace=names.namespace or "", tags=names.tags)
     with cache.node.lock:  # told with the next poll: most are decorated before the first, some while the service runs
@@ -188,16 +215,25 @@ def refuse_bare(function: Any) -> None:
     raise KeyTemplateError(f"cached was given {name} itself in place of a key's template", hint=hint)
 
 
-def _check_function(function: Any) -> None:
+def check_function(function: Any, what: str) -> None:
+    """Refuse what is no plain function.
+
+    Args:
+        function: What was decorated.
+        what: The decorator's name.
+
+    Raises:
+        UsageError: It is none.
+    """
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         problem, hint = "a generator function", "return a list: what a generator yields is there only once"
     elif isinstance(function, type):
-        problem, hint = "a class", "cache a function that makes the object"
+        problem, hint = "a class", "write a function that makes the object"
     elif inspect.isfunction(function):
         return
     else:
         problem, hint = f"a {type(function).__qualname__}", "write a def with named arguments that calls it"
-    raise UsageError(f"cached takes a function, not {problem}: {function!r}", hint=hint)
+    raise UsageError(f"{what} takes a function, not {problem}: {function!r}", hint=hint)
 
 
 def _checked_codec(codec: Codec) -> Codec:
@@ -208,7 +244,7 @@ def _checked_codec(codec: Codec) -> Codec:
     return codec
 
 
-def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+def annotations_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Give the annotations of a function.
 
     Raises:

@@ -49,7 +49,8 @@ OTHERS: dict[str, Any] = {
 def test_no_field_of_a_policy_is_left_out(field: str) -> None:
     """Two policies that differ in any field are described differently."""
     common: dict[str, Any] = {"grace": "2h", "not_found": (ValueError,)}
-    assert describe(Policy(**common)) != describe(Policy(**common | {field: OTHERS[field]}))
+    other = OTHERS | {"replica": lambda: 1.0}
+    assert describe(Policy(**common)) != describe(Policy(**common | {field: other[field]}))
 
 
 def test_what_was_told_is_read() -> None:

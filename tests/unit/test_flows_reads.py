@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,12 +11,13 @@ import unstale
 from tests.support.scripted import CODEC, Bench, KilledError
 from unstale.core import ops
 from unstale.core.calls import read_served, read_values
-from unstale.core.context import Frame, Read
+from unstale.core.context import Read
 from unstale.core.entry import Entry, encode_entry
 from unstale.core.explain import explain
 from unstale.core.fill import lowered
+from unstale.core.frame import Frame
 from unstale.core.node import Node
-from unstale.core.read import read, refresh
+from unstale.core.read import due_early, read, refresh
 from unstale.core.record import Record, Stamp
 from unstale.core.write import write
 from unstale.errors import UnavailableError, UnprovenError
@@ -77,6 +79,17 @@ def test_h29_a_value_that_cannot_be_read_is_a_miss(bench: Bench, data: bytes) ->
     bench.store.store((ops.Item(f"{CODEC.shape}|{KEY}", encode_entry(entry), 60.0),))
     assert bench.run(read(node, bench.want(KEY, lambda: "loaded"))).value == "loaded"
     assert node.counts["undecodable"] == 1
+
+
+@pytest.mark.parametrize("scope", [KEY, "k", "*", "other"])
+def test_h03_a_stored_entry_is_judged_by_each_scope_that_may_end_it(bench: Bench, scope: str) -> None:
+    """By its key, its namespace and `*`, and by nothing else, where the node's own marks tell."""
+    node = bench.node(max_staleness_s=60.0)
+    stored(bench, 0)
+    bench.publish(scope)
+    bench.hear(node)
+    served = bench.run(read(node, bench.want(KEY)))
+    assert (None if served is None else served.why) == ("judged by local marks" if scope == "other" else None)
 
 
 def test_h13_an_entry_older_than_the_node_is_judged_by_the_stores_marks(bench: Bench) -> None:
@@ -372,3 +385,14 @@ def test_observers_hear_of_reads_that_found_nothing(bench: Bench) -> None:
     with unstale.observe() as reads:
         assert bench.run(read_served(node, bench.want(KEY))) is None
     assert [(one.key, one.source, one.scopes) for one in reads] == [(KEY, "none", ())]
+
+
+@pytest.mark.parametrize(("deadline", "due"), [(5.0, False), (-5.0, True)])
+def test_an_early_refresh_starts_at_the_moment_that_was_drawn(bench: Bench, deadline: float, *, due: bool) -> None:
+    """Before that moment an entry is served as it is; then one reader refreshes it, once."""
+    node = bench.node()
+    now = node.clock()
+    found: Any = SimpleNamespace(cell=SimpleNamespace(deadline=now + deadline, fresh_until=now + 10.0))
+    want = bench.want("k:1", lambda: None)
+    assert due_early(node, want, found) is due
+    assert due_early(node, want, found) is False

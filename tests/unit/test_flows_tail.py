@@ -11,7 +11,8 @@ from unstale.core import ops
 from unstale.core.node import Node, Progress
 from unstale.core.ops import Batch, Identity
 from unstale.core.publish import publish
-from unstale.core.read import reach, read
+from unstale.core.reach import reach
+from unstale.core.read import read
 from unstale.core.record import Logged, Record, Stamp
 from unstale.core.tail import Drained, beat, extend_marks, follow, join, pulse, tail
 from unstale.errors import UnavailableError

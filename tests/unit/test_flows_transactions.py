@@ -9,7 +9,8 @@ import pytest
 from tests.support.scripted import Bench, Script
 from unstale.core import ops
 from unstale.core.calls import read_served
-from unstale.core.context import Frame, Surroundings, enter, leave, loading, surroundings
+from unstale.core.context import Surroundings, enter, leave, loading, surroundings
+from unstale.core.frame import Frame
 from unstale.core.many import read_many
 from unstale.core.read import read
 from unstale.core.record import Record, Stamp
@@ -21,6 +22,8 @@ KEY = "k:1"
 
 class Open:
     """A transaction that has changed some scopes."""
+
+    over = False
 
     def __init__(self, *scopes: str) -> None:
         self.scopes = set(scopes)
@@ -249,6 +252,21 @@ def test_a_transaction_outlives_the_block_that_it_began_in() -> None:
         leave(one)
     assert surroundings.get() is None
     leave(one)
+
+
+def test_h27_what_ended_elsewhere_leaves_with_the_next() -> None:
+    """A transaction that was published in the background is in no context any more once another one comes or goes."""
+    ended, one, other = Open("a"), Open("b"), Open("c")
+    enter(ended)
+    ended.over = True
+    enter(one)
+    around = surroundings.get()
+    assert around is not None
+    assert around.transactions == (one,)
+    one.over = True
+    enter(other)
+    leave(other)
+    assert surroundings.get() is None
 
 
 def test_h17_when_a_position_was_the_newest(bench: Bench) -> None:

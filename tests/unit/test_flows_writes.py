@@ -12,7 +12,7 @@ from unstale.core import ops
 from unstale.core.calls import delete_key, publish_record, read_served
 from unstale.core.node import Node
 from unstale.core.ops import Member
-from unstale.core.publish import publish
+from unstale.core.publish import append, publish, publish_once
 from unstale.core.read import read
 from unstale.core.record import Record, Stamp
 from unstale.core.table import Table
@@ -231,6 +231,15 @@ def test_a_writer_whose_tail_was_quicker_asks_nothing(bench: Bench) -> None:
     bench.broken[ops.Poll] = UnavailableError("it was asked")
     assert script.end() == Stamp("g1", 1)
     assert not node.counts["trouble:catch up"]
+
+
+def test_h36_who_waits_for_all_members_ends_every_poll(bench: Bench) -> None:
+    """A writer's own poll may wait on for what it applies, but not if somebody waits for it to tell that it has."""
+    node = bench.node()
+    assert bench.script(publish(node, Record("r1", (KEY,)))).until(ops.Append).applier == node.id
+    assert bench.script(publish(node, Record("r2", (KEY,), ack=True))).until(ops.Append).applier == ""
+    assert bench.script(publish_once(node, (Record("r3", (KEY,)),))).until(ops.Append).applier == node.id
+    assert bench.script(append(node, (Record("r4", (KEY,)),))).until(ops.Append).applier == ""
 
 
 def test_h07_an_append_of_unknown_outcome_is_repeated_with_its_id(bench: Bench) -> None:

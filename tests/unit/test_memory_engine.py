@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import pytest
 
-from unstale.core.ops import Item, Member
+from tests.support.waiting import DEADLINE_S, until
+from unstale.core.ops import Batch, Item, Member
 from unstale.core.record import Record
 from unstale.engines import memory
 from unstale.engines.memory import MEMBER_LIFE, SWEEP, MemoryEngine, MemoryServer
@@ -156,4 +160,20 @@ def test_h27_members_are_bounded() -> None:
 def test_two_engines_on_one_server_exclude_one_another() -> None:
     """Several engines may share one server: its state is guarded by one lock."""
     server = MemoryServer(Clock(), "g")
-    assert MemoryEngine(server)._changed is MemoryEngine(server)._changed
+    assert MemoryEngine(server)._waiting is MemoryEngine(server)._waiting
+
+
+def test_a_poll_need_not_end_for_what_its_own_node_applies() -> None:
+    """Its node appends, and it goes on waiting; the append of another ends it, and it gives both, in their order."""
+    engine = MemoryEngine(MemoryServer(Clock(), "g"))
+    polled: list[Batch] = []
+    poll = threading.Thread(target=lambda: polled.append(engine.poll(Member("n", "g", 0, 2.0), 0, 9, DEADLINE_S)))
+    poll.start()
+    until(lambda: engine._waiting.nodes == ["n"])
+    own = engine.append((Record("own", ("a",)),), "n")
+    changed: Any = engine._waiting.changed
+    assert len(changed._waiters) == 1  # who was woken waits no more, whether it has run since or not
+    other = MemoryEngine(engine.server).append((Record("other", ("a",)),), "m")
+    poll.join(DEADLINE_S)
+    assert [batch.records for batch in polled] == [(*own.records, *other.records)]
+    assert engine._waiting.nodes == []

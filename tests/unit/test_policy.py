@@ -35,6 +35,8 @@ IMPOSSIBLE: tuple[tuple[dict[str, Any], str], ...] = (
     ({"store_out": "maybe"}, "store_out='maybe' is unknown"),
     ({"max_staleness": 0}, "max_staleness must be longer than nothing"),
     ({"origin": 20}, "origin must be an unstale.Origin"),
+    ({"replica": "1s"}, "replica cannot be '1s'"),
+    ({"replica": float, "replica_lag": "1s"}, "replica= measures the lag, and replica_lag= declares it"),
     ({"not_found": ("LookupError",)}, "is not an exception class"),
     ({"not_found": (KeyboardInterrupt,)}, "is not an exception class"),
     ({"errors": {int: "1s"}}, "is not an exception class"),

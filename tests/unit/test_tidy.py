@@ -21,13 +21,15 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"core"}),
     frozenset({"engines"}),
     frozenset({"drivers"}),
-    frozenset({"loading", "plans", "requests", "runtime"}),
-    frozenset({"hitpath", "sources"}),
+    frozenset({"loading", "plans", "requests", "runtime", "session"}),
+    frozenset({"hitpath", "sources", "writers"}),
     frozenset({"cached"}),
     frozenset({"cache"}),
     frozenset({"unstale"}),
-    frozenset({"http", "observe", "sqlalchemy"}),
+    frozenset({"carrier"}),
+    frozenset({"behind", "celery", "flask", "http", "observe", "sqlalchemy", "starlette"}),
     frozenset({"cli", "web", "__main__"}),
+    frozenset({"django"}),  # an integration with a command of its own, which calls the command line
     frozenset({"testing"}),
 )
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
@@ -48,6 +50,7 @@ LONG_MODULES: dict[str, str] = {
     "src/unstale/core/keys.py": "one grammar of templates, and all that it refuses",
     "src/unstale/core/node.py": "all locked steps of a node in one place, to be read together",
     "src/unstale/core/table.py": "the table and its queues, to be read together",
+    "src/unstale/django/backend.py": "every method of Django's interface, twice: blocking and asynchronous",
     "src/unstale/engines/memory.py": "one plain server and its two ports",
     "src/unstale/testing/faults.py": "one function a fault",
     "src/unstale/testing/simulator.py": "one run from its start to its last check",

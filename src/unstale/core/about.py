@@ -174,6 +174,7 @@ def _facts(policy: Policy) -> dict[str, str]:
         "unproven": policy.unproven,
         "store_out": policy.store_out,
         "replica_lag": format_seconds(policy.lag_s),
+        "replica": "" if policy.replica is None else "measured",
         "ticket_wait": format_seconds(policy.ticket_wait_s),
         "copy": f"{policy.copy}",
     }

@@ -96,7 +96,7 @@ class TypedCodec:
             raise self._refusal(f"returned {kind.__qualname__} that cannot be encoded: {problem}") from problem
         return data
 
-    def decode(self, data: bytes) -> object:
+    def decode(self, data: bytes | memoryview) -> object:
         """Decode what `encode` returned.
 
         Args:

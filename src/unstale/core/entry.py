@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from math import inf
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 from zlib import crc32
 
 import msgspec
@@ -21,6 +21,12 @@ VALUE: Literal["v"] = "v"
 FAILURE: Literal["f"] = "f"
 
 
+if TYPE_CHECKING:
+    Bytes: TypeAlias = bytes | memoryview
+else:  # so that decoding gives a view of what was fetched: a copy of a value, made only to be decoded, is for nothing
+    Bytes = memoryview
+
+
 class Entry(msgspec.Struct, frozen=True, array_like=True):
     """A stored entry.
 
@@ -28,7 +34,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
         key: Its own key, and first scope. Bytes found under another key are not this key's entry.
         stamp: What its node had applied before the read view of the load was taken.
         scopes: The other scopes: tags and namespace.
-        data: The encoded value, or the encoded failure.
+        data: The encoded value, or the encoded failure; of an entry that was read, a view of the bytes read.
         kind: `v` for a value, `f` for a failure that is remembered.
         kept_s: Seconds at the end of the stored lifetime during which it is no longer fresh, only to be served stale.
         cost_s: Seconds that the load took (for early refreshing).
@@ -38,7 +44,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     key: str
     stamp: Stamp
     scopes: tuple[str, ...]
-    data: bytes
+    data: Bytes
     kind: Literal["v", "f"] = VALUE
     kept_s: float = 0.0
     cost_s: float = 0.0
@@ -70,7 +76,7 @@ def decode_entry(data: bytes, key: str) -> Entry | None:
     if len(data) < _HEAD.size:
         return None
     form, checksum = _HEAD.unpack_from(data)
-    body = data[_HEAD.size :]
+    body = memoryview(data)[_HEAD.size :]
     if form != FORMAT or checksum != crc32(body):
         return None
     try:
@@ -102,7 +108,7 @@ def _plain(arg: object) -> str | int | float | bool | None:
     return text.encode(errors="backslashreplace").decode()
 
 
-def decode_failure(data: bytes) -> Failure:
+def decode_failure(data: Bytes) -> Failure:
     """Read a stored failure.
 
     Raises:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from unstale.core.context import Frame
 from unstale.core.entry import FAILURE, VALUE, Entry, encode_entry, encode_failure
 from unstale.core.flights import Flight
+from unstale.core.frame import Frame
 from unstale.core.look import CELL_BYTES, early_deadline, shared_scopes
 from unstale.core.ops import Item, Store
 from unstale.core.record import Stamp, Version

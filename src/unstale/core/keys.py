@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, NamedTuple, NewType, get_args, get_origin
 
-from unstale.core.keytext import KEY_BYTES_MAX, SUPPORTED, TOO_LONG, escape, is_plain, renderer
+from unstale.core.keytext import KEY_BYTES_MAX, SUPPORTED, TOO_LONG, escape, is_plain, plain_text, renderer
 from unstale.core.record import EVERYTHING
 from unstale.errors import KeyArgumentError, KeyTemplateError, ScopeError, ValueTypeError
 
@@ -142,6 +142,11 @@ class Template:
             _defaults=defaults,
         )
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The arguments that it names, in their order."""
+        return tuple(place.name for place in self._places)
+
     def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
         """Render the key of a call.
 
@@ -217,9 +222,11 @@ def _strict(declared: object, name: str) -> Callable[[object], str]:
     if not isinstance(declared, type) or render is renderer(None):
         return render
 
-    wanted = declared.__qualname__
+    wanted, plain = declared.__qualname__, plain_text(declared)
 
     def rendered(value: object) -> str:
+        if plain is not None and type(value) is declared:  # nearly always: no tag to look for
+            return plain(value)
         if declared is float and type(value) is int and abs(value) <= _EXACT:
             value = float(value)
         text = render(value)

@@ -183,6 +183,11 @@ def forms(value: object) -> tuple[str, ...]:
     return (undeclared,) if type(value) in _BARE_IF_UNDECLARED else tuple(dict.fromkeys((_bare(value, 1), undeclared)))
 
 
+def plain_text(declared: type) -> Callable[[Any], str] | None:
+    """Give how the arguments of exactly this type are rendered, if they are rendered as they are, without a tag."""
+    return _TEXTS.get(declared)
+
+
 def renderer(declared: object) -> Callable[[Any], str]:
     """Choose once, from the type that a parameter declares, how its arguments are rendered."""
     if not isinstance(declared, type):

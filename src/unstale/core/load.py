@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from unstale.core.claim import RefreshedElsewhereError, claim, unlock
-from unstale.core.context import Frame, changed_here, surroundings, within
+from unstale.core.context import changed_here, surroundings, within
 from unstale.core.entry import Entry
 from unstale.core.fill import lowered, send, settle
 from unstale.core.flights import Flight
+from unstale.core.frame import Frame
 from unstale.core.look import covers, look_l1, proves
 from unstale.core.marks import DEAD
 from unstale.core.ops import Load, Sleep, Spawn, Wait
 from unstale.core.origin import Origin
+from unstale.core.replicas import look_back, refuse_old, view_of_replica
 from unstale.core.served import Served, Want
 from unstale.errors import LoadTimeoutError, ReentrantLoadError, UsageError
 
@@ -272,6 +274,7 @@ async def _load_and_keep(node: Node, want: Want, flight: Flight) -> tuple[Served
     if want.after is not None and want.policy.lag_s:
         # A lagging replica does not answer a ticket: by then the slowest has caught up with it (H37).
         await Sleep(want.policy.lag_s)
+    replica = None if want.policy.replica is None else await view_of_replica(node, (want,), frame)
     flight.begun = node.clock()
     flight.stamp = node.stamp(want.policy.lag_s)
     frame.log = flight.stamp.generation if flight.stamp is not None else None
@@ -287,5 +290,9 @@ async def _load_and_keep(node: Node, want: Want, flight: Flight) -> tuple[Served
     finally:
         surroundings.reset(before)
         flight.scopes = (want.key, *want.scopes, *frame.scopes)
+        if replica is not None:
+            look_back(replica, frame)
         date_back(flight, frame)
+    if replica is not None:
+        refuse_old(replica, want, frame)
     return settle(node, want, flight, frame, value, failed=failed)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from unstale.core.entry import FAILURE, Entry, class_name, decode_entry, decode_failure
+from unstale.core.codec import TypedCodec
+from unstale.core.entry import FAILURE, Bytes, Entry, class_name, decode_entry, decode_failure
 from unstale.core.marks import DEAD, SOFT, Verdict, judge
 from unstale.core.ops import Fetched, ReadMarks
 from unstale.core.record import EVERYTHING, Stamp
@@ -220,15 +221,18 @@ def materialize(node: Node, want: Want, entry: Entry, remaining_s: float, asked:
     has a part in it (H22).
     """
     scopes = shared_scopes(want, entry.scopes)
-    if not covers(want, scopes):
+    if scopes is not want.scopes and not covers(want, scopes):
         return None
     value: object
     try:
         if entry.kind == FAILURE:
             value = rebuild_failure(want, entry.data)
-        else:
+        elif type(want.codec) is TypedCodec and not want.policy.copy:
             value = want.codec.decode(entry.data)
-            value = entry.data if want.policy.copy else value
+        else:  # other codecs were promised bytes; and what is kept must not keep all that was fetched
+            data = bytes(entry.data)
+            value = want.codec.decode(data)
+            value = data if want.policy.copy else value
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
         return None
     until = asked + min(remaining_s, node.max_ttl_s)
@@ -271,7 +275,7 @@ def _family(kind: type[Exception]) -> Iterator[type[Exception]]:
         yield from _family(child)
 
 
-def rebuild_failure(want: Want, data: bytes) -> Exception:
+def rebuild_failure(want: Want, data: Bytes) -> Exception:
     """Make an exception of a remembered failure: of a class that the policy names, never of one that bytes name."""
     failure = decode_failure(data)
     for kind, _ttl in want.policy.failures:

@@ -7,14 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from unstale.core.context import Frame, changed_here, surroundings, within
+from unstale.core.context import changed_here, surroundings, within
 from unstale.core.entry import Entry, encode_entry
 from unstale.core.fill import settle
 from unstale.core.flights import Flight
+from unstale.core.frame import Frame
 from unstale.core.load import AbsentError, date_back, enclosing_frame, free_origin, land, refuse_reentry, take_off
 from unstale.core.look import Unjudged, judge_by_store, judge_stored, look_l1
 from unstale.core.ops import Fetch, Fetched, Item, Load, Sleep, Store
-from unstale.core.read import fresh_enough, hides, load_or_fall_back, refresh, serve_unproven, within_grace
+from unstale.core.reach import fresh_enough
+from unstale.core.read import hides, load_or_fall_back, refresh, serve_unproven, within_grace
+from unstale.core.replicas import look_back, refuse_old, view_of_replica
 from unstale.core.served import Served, Want
 from unstale.errors import EngineError, ValueTypeError
 
@@ -36,7 +39,7 @@ async def read_many(node: Node, wants: Sequence[Want], call: LoadMany) -> dict[s
         What is served, by key; keys that the loader left out are left out here too.
     """
     around = surroundings.get()
-    if around is None or not around.transactions:
+    if around is None or not around.changed:
         return await _read_many(node, wants, call)
     hidden = [want for want in wants if changed_here((want.key, *want.scopes))]
     served = await _read_many(node, [want for want in wants if want not in hidden], call)
@@ -54,13 +57,13 @@ async def _read_many(node: Node, wants: Sequence[Want], call: LoadMany) -> dict[
         return await _load_past_cache(node, wants, call, arrived)
     for want in wants:
         want.after, want.call = wants[0].after, _one_of(call, want.key)
-    served = await _look_many(node, wants, arrived)
+    served = await look_many(node, wants, arrived)
     missing = await _missing(node, wants, served, arrived)
     await _load_missing(node, missing, call, arrived, served)
     return served
 
 
-async def _look_many(node: Node, wants: Sequence[Want], arrived: float) -> dict[str, Served]:
+async def look_many(node: Node, wants: Sequence[Want], arrived: float) -> dict[str, Served]:
     """Give what there is, fresh or stale: from L1, and by one fetch from the store."""
     found: dict[str, Served] = {}
     for want in wants:
@@ -153,7 +156,7 @@ def _begin(node: Node, wants: Sequence[Want]) -> tuple[list[tuple[Want, Flight]]
     return mine, others
 
 
-async def _load_together(  # noqa: C901, PLR0912 - every flight lands, whatever happens
+async def _load_together(  # noqa: C901, PLR0912, PLR0915 - every flight lands, whatever happens
     node: Node, mine: list[tuple[Want, Flight]], call: LoadMany
 ) -> dict[str, Served]:
     """Load the keys of several flights by one call. A scope learnt in it ends all of them: whose it is, nobody said."""
@@ -174,6 +177,8 @@ async def _load_together(  # noqa: C901, PLR0912 - every flight lands, whatever 
         try:
             if after is not None and policy.lag_s:
                 await Sleep(policy.lag_s)  # as for one key: a lagging replica does not answer a ticket
+            wants = [want for want, _flight in mine]
+            replica = None if policy.replica is None else await view_of_replica(node, wants, frame)
             begun, stamp = node.clock(), node.stamp(policy.lag_s)
             frame.log = None if stamp is None else stamp.generation
             for _want, flight in mine:
@@ -183,12 +188,16 @@ async def _load_together(  # noqa: C901, PLR0912 - every flight lands, whatever 
                 values = await Load(lambda: call(keys))
             finally:
                 surroundings.reset(before)
+                if replica is not None:
+                    look_back(replica, frame)
                 for want, flight in mine:
                     flight.scopes = (want.key, *want.scopes, *frame.scopes)
                     date_back(flight, frame)
         finally:
             if origin is not None:
                 origin.leave()
+        if replica is not None:
+            refuse_old(replica, wants[0], frame)
         values = _mapping(values)
         for want, flight in mine:
             if want.key not in values:

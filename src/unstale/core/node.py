@@ -20,6 +20,7 @@ from unstale.core.table import Cell, Table
 if TYPE_CHECKING:
     from unstale.core.flights import Flight
     from unstale.core.policy import Policy
+    from unstale.core.session import Arrival
 
 HISTORY_MAX = 4096
 HISTORY_STEP_S = 0.005
@@ -67,6 +68,7 @@ class Node:
 
     Args:
         node_id: Unique id of the process's membership.
+        name: Of its cache.
         clock: Boot-time clock, in seconds.
         random: Source of numbers from 0 to 1 (1 excluded).
         new_id: Source of unique ids.
@@ -85,6 +87,7 @@ class Node:
     def __init__(  # noqa: PLR0913 - the parts of a node, wired once
         self,
         node_id: str,
+        name: str = "",
         *,
         clock: Callable[[], float],
         random: Callable[[], float],
@@ -100,7 +103,7 @@ class Node:
         marks_max: int = MARKS_MAX,
         profile: Profile | None = None,
     ) -> None:
-        self.id = node_id
+        self.id, self.name = node_id, name
         self.clock = clock
         self.random = random
         self.new_id = new_id
@@ -124,7 +127,7 @@ class Node:
         self.joined = Signal()
         self.flights: dict[str, Flight] = {}
         self.refreshing: set[str] = set()
-        self.intents: dict[str, list[Intent]] = {}
+        self.intents: dict[str, list[Intent | Arrival]] = {}
         self.extended = 0
         self.pulse_at = float("-inf")  # when the latest pulse was applied
         self.published_at = float("-inf")  # when this node has published last
@@ -174,8 +177,10 @@ class Node:
             return DEAD  # another generation is a miss in every tier (H10, H12)
         if entry.stamp.position < self.marks.floor:
             return None
-        key = entry.key
-        return judge(self.marks.by_scope, (key, *entry.scopes), entry.stamp.position, key, entry.version)
+        key, marks = entry.key, self.marks.by_scope
+        if key not in marks and EVERYTHING not in marks and marks.keys().isdisjoint(entry.scopes):
+            return FRESH  # as is nearly all that is found
+        return judge(marks, (key, *entry.scopes), entry.stamp.position, key, entry.version)
 
     def trouble(self, what: str, error: BaseException) -> None:
         """Count and report a failure that no caller sees."""
@@ -352,6 +357,13 @@ class Node:
             self.timeline = logged.record.timeline
         self.marks.apply(logged.position, record)
         return record
+
+    def end_here(self, record: Record) -> None:
+        """End what a record names that could not be published, on this node alone: see `publish`."""
+        with self.lock:
+            self.marks.apply(self.applied + 1, record)
+            for cell in [cell for scope in record.scopes for cell in self.table.find(scope)]:
+                self._rejudge(cell)
 
     def _rejudge(self, cell: Cell) -> None:
         """Judge a resident entry again, after a record that need not end it: a soft one, or one with a version."""

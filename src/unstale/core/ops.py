@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import msgspec
 
 from unstale.core.marks import Mark
-from unstale.core.record import Logged, Record
+from unstale.core.record import Logged, Record, Stamp
 from unstale.core.signal import Signal
 from unstale.errors import EngineError
 
@@ -181,10 +181,30 @@ class Append(Op[Appended], frozen=True):
     """Append records, and in the same atomic step their marks where store and log are one engine.
 
     A record whose id the log already has is not appended again: the answer names the position that it has.
+
+    `applier` is the node that will apply them when it has the answer, if it tells nobody that it has: its own poll need
+    not end for them.
     """
 
     port: ClassVar[str] = "log"
     records: tuple[Record, ...]
+    applier: str = ""
+
+
+class Put(Op["Appended | Identity"], frozen=True):
+    """Append a record and put items, in one atomic step, if the head of the log is still at `after`.
+
+    Else nothing is done, and the answer is the identity found. So whoever knows the log up to `after` knows the
+    position of his record, and stamps the items with it. An item with no life is dropped from the store instead. A
+    record whose id the log already has was put before, with its items: the answer names its position.
+
+    Only where store and log are one engine, and that engine says so: it has a method `put`, and `puts` is true.
+    """
+
+    port: ClassVar[str] = "log"
+    record: Record
+    items: tuple[Item, ...]
+    after: Stamp
 
 
 class Poll(Op[Batch], frozen=True):

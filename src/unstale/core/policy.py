@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal, get_args
 
 from unstale.core.durations import Duration, format_seconds, seconds
@@ -16,6 +16,8 @@ from unstale.errors import PolicyError
 Coalesce = Literal["off", "process", "cluster"]
 Fallback = Literal["load", "stale", "refuse"]
 Consistency = Literal["bounded", "eventual", "strong"]
+
+Measure = Callable[[], float | Awaitable[float | None] | None]
 
 JITTER_MAX: Final = 0.5
 PRESETS: Final = frozenset({"derived", "owned", "reference", "shared"})
@@ -47,6 +49,8 @@ class Policy:
         unproven: With a lapsed lease and nothing to revalidate with: load, serve stale within grace, or refuse.
         store_out: When the store fails: load, serve stale within grace, or refuse.
         replica_lag: The loader reads replicas at most so far behind: stamps are backdated by it.
+        replica: Measures, before each load, the seconds that the replica is behind at most; None where nobody knows.
+            The loader asks `unstale.needs_primary()`, and reads a replica only where that says no.
         ticket_wait: A read with a ticket waits so long for this node to catch up before it loads past the cache.
         copy: Give every caller a value of its own, decoded anew, so that none can mutate another's.
 
@@ -74,6 +78,7 @@ class Policy:
     unproven: Fallback = "load"
     store_out: Fallback = "load"
     replica_lag: Duration = 0
+    replica: Measure | None = None
     ticket_wait: Duration = "100ms"
     copy: bool = False
 
@@ -190,8 +195,11 @@ def check_consistency(consistency: object) -> None:
         raise PolicyError(msg, hint='write "bounded", "eventual" or "strong"')
 
 
-def check_lag(policy: Policy, bound_s: float) -> None:
+def check_lag(policy: Policy, bound_s: float) -> float:
     """Refuse a source that lags by more than a read may be stale: what is loaded would be too old already.
+
+    Returns:
+        How far back a stamp may have to be dated, in seconds.
 
     Raises:
         PolicyError: It does.
@@ -199,6 +207,7 @@ def check_lag(policy: Policy, bound_s: float) -> None:
     if policy.lag_s >= bound_s:
         msg = f"replica_lag={policy.replica_lag!r} is not shorter than max_staleness"
         raise PolicyError(msg, hint="raise max_staleness above the lag of the replicas, or load from the primary")
+    return policy.lag_s if policy.replica is None else bound_s
 
 
 def check_lives(policy: Policy, max_ttl_s: float) -> None:
@@ -276,6 +285,10 @@ def _check(policy: Policy) -> None:
          'write "load", "stale" or "refuse"'),
         (policy.bound_s is not None and policy.bound_s <= 0, "max_staleness must be longer than nothing",
          'write max_staleness="2s", or read with consistency="strong"'),
+        (policy.replica is not None and not callable(policy.replica), f"replica cannot be {policy.replica!r}",
+         "pass a function that gives the seconds that the replica is behind, such as PostgresReplica(...), or None"),
+        (policy.replica is not None and policy.lag_s > 0, "replica= measures the lag, and replica_lag= declares it",
+         "leave one of them out; replica=lambda: 1.0 declares it for a loader that asks needs_primary()"),
         (policy.origin is not None and not isinstance(policy.origin, Origin), "origin must be an unstale.Origin",
          "write origin=Origin(limit=20)"),
     ):  # fmt: skip

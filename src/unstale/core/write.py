@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from unstale.core.context import Frame, changed_here, surroundings, within
+from unstale.core.context import changed_here, surroundings, within
 from unstale.core.entry import VALUE, Entry
 from unstale.core.fill import lives, lowered, send
+from unstale.core.frame import Frame
 from unstale.core.lease import DRIFT
 from unstale.core.load import enclosing_frame
 from unstale.core.look import CELL_BYTES, shared_scopes
@@ -117,7 +118,8 @@ async def write(node: Node, want: Want, writer: Callable[[], object | Awaitable[
     outer = enclosing_frame()
     # No key: a writer may read what it replaces. The flight of the load around it: what it waits for, that waits for.
     frame = Frame((), outer, None if outer is None else outer.flight, None if outer is None else outer.after)
-    frame.log = None if since is None else since.generation
+    # What is in force is what the primary says.
+    frame.log, frame.primary = None if since is None else since.generation, True
     before = surroundings.set(within(frame))
     try:
         value: Any = await Load(writer)

@@ -19,7 +19,7 @@ import msgspec
 from unstale.core.marks import Mark, merged, raised
 from unstale.core.marks import full as mark_of
 from unstale.core.ops import Appended, Batch, Fetched, Identity, Item, MarksReply, Member, Members
-from unstale.core.record import Logged, Record
+from unstale.core.record import Logged, Record, Stamp
 from unstale.engines.ports import Guarantees
 
 RECORDS_MAX = 100_000
@@ -113,6 +113,17 @@ class MemoryServer:
             logged.append(known)
         self.trim(self.records_max)
         return Appended(self.identity(), tuple(logged))
+
+    def put(self, record: Record, items: tuple[Item, ...], after: Stamp) -> Appended | Identity:
+        """Append a record and put its items, if the head is still where the writer knows it to be."""
+        if record.id in self.ids:
+            return self.append((record,))
+        if (self.generation, self.head) != (after.generation, after.position):
+            return self.identity()
+        appended = self.append((record,))
+        self.store(tuple(item for item in items if item.ttl_s > 0))
+        self.delete(tuple(item.key for item in items if item.ttl_s <= 0))
+        return appended
 
     def trim(self, keep: int) -> None:
         """Forget the oldest records but `keep`."""
@@ -252,7 +263,16 @@ class MemoryServer:
             del self.locks[key]
 
 
-_conditions: weakref.WeakKeyDictionary[MemoryServer, threading.Condition] = weakref.WeakKeyDictionary()
+class _Waiting:
+    """The polls that wait at one server: their nodes, and what wakes them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)
+        self.nodes: list[str] = []
+
+
+_waiting: weakref.WeakKeyDictionary[MemoryServer, _Waiting] = weakref.WeakKeyDictionary()
 
 
 class MemoryEngine:
@@ -275,63 +295,72 @@ class MemoryEngine:
         survives_failover="there is none: a new process is a new generation",
         proves_leadership="it is the only server there is",
         quick=frozenset(
-            {"fetch", "store", "delete", "read_marks", "extend_marks", "lock", "unlock", "append", "read_head",
-             "read_members", "read_about", "leave"}
+            {"fetch", "store", "delete", "read_marks", "extend_marks", "lock", "unlock", "append", "put",
+             "read_head", "read_members", "read_about", "leave"}
         ),
     )  # fmt: skip
 
     def __init__(self, server: MemoryServer, *, own: bool = True) -> None:
         self.server = server
-        self._own = own
+        self._own = self.puts = own
         # Engines upon one server are handles to the same data, as those of several processes would be.
-        self._changed = _conditions.setdefault(server, threading.Condition(threading.Lock()))
+        self._waiting = _waiting.setdefault(server, _Waiting())
+        self._lock = self._waiting.lock
 
     def fetch(self, keys: tuple[str, ...]) -> tuple[Fetched | None, ...]:
         """See `StorePort.fetch`."""
-        with self._changed:
+        with self._lock:
             return self.server.fetch(keys)
 
     def store(self, items: tuple[Item, ...]) -> None:
         """See `StorePort.store`."""
-        with self._changed:
+        with self._lock:
             self.server.store(items)
 
     def delete(self, keys: tuple[str, ...]) -> None:
         """See `StorePort.delete`."""
-        with self._changed:
+        with self._lock:
             self.server.delete(keys)
 
     def read_marks(self, scopes: tuple[str, ...]) -> MarksReply:
         """See `StorePort.read_marks`."""
-        with self._changed:
+        with self._lock:
             return self.server.read_marks(scopes, own=self._own)
 
     def extend_marks(self, generation: str, start: int, upto: int, marks: Mapping[str, int | Mark]) -> None:
         """See `StorePort.extend_marks`."""
-        with self._changed:
+        with self._lock:
             self.server.extend_marks(generation, start, upto, marks)
 
     def lock(self, key: str, ttl_s: float) -> int | None:
         """See `StorePort.lock`."""
-        with self._changed:
+        with self._lock:
             return self.server.lock(key, ttl_s)
 
     def unlock(self, key: str, token: int) -> None:
         """See `StorePort.unlock`."""
-        with self._changed:
+        with self._lock:
             self.server.unlock(key, token)
 
-    def append(self, records: tuple[Record, ...]) -> Appended:
+    def append(self, records: tuple[Record, ...], applier: str = "") -> Appended:
         """See `LogPort.append`."""
-        with self._changed:
+        with self._lock:
             appended = self.server.append(records)
-            self._changed.notify_all()
+            if self._waiting.nodes != [applier]:
+                self._waiting.changed.notify_all()
             return appended
+
+    def put(self, record: Record, items: tuple[Item, ...], after: Stamp) -> Appended | Identity:
+        """See `PutPort.put`."""
+        with self._lock:
+            answer = self.server.put(record, items, after)
+            self._waiting.changed.notify_all()
+            return answer
 
     def poll(self, member: Member, position: int, limit: int, wait_s: float) -> Batch:
         """See `LogPort.poll`."""
         until = time.monotonic() + wait_s
-        with self._changed:
+        with self._lock:
             self.server.renew(member)
             while True:
                 batch = self.server.after(position, limit)
@@ -340,28 +369,32 @@ class MemoryEngine:
                 left = member.node not in self.server.members
                 if batch.records or not ours or left or left_s <= 0:
                     return batch
-                self._changed.wait(left_s)
+                self._waiting.nodes.append(member.node)
+                try:
+                    self._waiting.changed.wait(left_s)
+                finally:
+                    self._waiting.nodes.remove(member.node)
 
     def read_head(self) -> Identity:
         """See `LogPort.read_head`."""
-        with self._changed:
+        with self._lock:
             return self.server.identity()
 
     def read_members(self) -> Members:
         """See `LogPort.read_members`."""
-        with self._changed:
+        with self._lock:
             return self.server.read_members()
 
     def read_about(self, nodes: tuple[str, ...]) -> tuple[bytes, ...]:
         """See `LogPort.read_about`."""
-        with self._changed:
+        with self._lock:
             return self.server.read_about(nodes)
 
     def leave(self, node: str) -> None:
         """See `LogPort.leave`."""
-        with self._changed:
+        with self._lock:
             self.server.members.pop(node, None)
-            self._changed.notify_all()
+            self._waiting.changed.notify_all()
 
     def close(self) -> None:
         """Nothing to release: other caches may share the server."""

@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from unstale.core.marks import Mark
 from unstale.core.ops import Appended, Batch, Fetched, Identity, Item, MarksReply, Member, Members
-from unstale.core.record import Record
+from unstale.core.record import Record, Stamp
 from unstale.errors import EngineError
 
 
@@ -95,10 +95,17 @@ class LogPort(Protocol):
 
     guarantees: ClassVar[Guarantees]
 
-    def append(self, records: tuple[Record, ...]) -> Appended:
+    def append(self, records: tuple[Record, ...], applier: str = "") -> Appended:
         """Append records at dense positions, in order; one whose id is there already keeps its position.
 
         Where the engine is also the store, the marks of all their scopes are raised in the same atomic step.
+
+        The node `applier`, if any, applies them itself: an engine may leave its poll that is under way alone. All other
+        polls end, and that one gives these records too when it ends, in time or for another record. So if the node is
+        kept from applying them, it learns of them no later than a poll lasts, and no lease rests on less:
+
+        1. a poll of A is sent at t, and waits 2. A appends, quietly, and is interrupted before it has applied that
+        3. the poll ends, gives the record, and proves the lease as of t; until then A has that of an earlier poll.
         """
 
     def poll(self, member: Member, position: int, limit: int, wait_s: float) -> Batch:
@@ -127,6 +134,21 @@ class LogPort(Protocol):
         """Release what this process holds. Idempotent."""
 
 
+@runtime_checkable
+class PutPort(Protocol):
+    """What an engine offers beside, if it can append a record and put items in one atomic step."""
+
+    @property
+    def puts(self) -> bool:
+        """It can: not where the log and the entries lie on several servers."""
+
+    def put(self, record: Record, items: tuple[Item, ...], after: Stamp) -> Appended | Identity:
+        """Append a record and put items, if the head of the log is at `after`; else give the identity found.
+
+        Items without a life are dropped. A record whose id is there already was put: its position is given.
+        """
+
+
 @dataclasses.dataclass(frozen=True)
 class Ports:
     """The two engines of one cache; the same object twice where store and log are one engine."""
@@ -139,6 +161,12 @@ class Ports:
         """Store and log are one engine, or the store leaves the marks to the log's."""
         store: object = self.store
         return store is self.log or getattr(store, "marks", None) is self.log
+
+    @property
+    def puts(self) -> bool:
+        """A record and the entries that it makes good are written in one atomic step."""
+        store: object = self.store
+        return store is self.log and isinstance(store, PutPort) and store.puts
 
     def tell_troubles_to(self, on_trouble: Callable[[str, BaseException], None]) -> None:
         """Say who is told of what an engine notices by itself, and no caller sees."""

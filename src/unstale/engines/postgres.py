@@ -129,7 +129,7 @@ class PostgresEngine:
         """See `StorePort.unlock`."""
         self._link.run(self._store.unlock(key, token))
 
-    def append(self, records: tuple[Record, ...]) -> Appended:
+    def append(self, records: tuple[Record, ...], applier: str = "") -> Appended:  # noqa: ARG002 - each poll is told
         """See `LogPort.append`."""
         return self._link.run(self._log.append(records))
 
@@ -216,7 +216,7 @@ class PostgresEngine:
         """See `StorePort.unlock`."""
         await self._loops.run(self._store.unlock(key, token))
 
-    async def aappend(self, records: tuple[Record, ...]) -> Appended:
+    async def aappend(self, records: tuple[Record, ...], applier: str = "") -> Appended:  # noqa: ARG002 - each poll is told
         """See `LogPort.append`."""
         return await self._loops.run(self._log.append(records))
 

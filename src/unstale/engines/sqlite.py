@@ -15,7 +15,7 @@ from typing import ClassVar, TypeVar
 
 from unstale.core.marks import Mark
 from unstale.core.ops import Appended, Batch, Fetched, Identity, Item, MarksReply, Member, Members
-from unstale.core.record import Record
+from unstale.core.record import Record, Stamp
 from unstale.engines import sqlite_about as about
 from unstale.engines import sqlite_entries as entries
 from unstale.engines import sqlite_log as log
@@ -23,6 +23,7 @@ from unstale.engines.memory import BYTES_MAX, ENTRIES_MAX, RECORDS_MAX
 from unstale.engines.ports import Guarantees
 from unstale.engines.sqlite_file import Database
 from unstale.engines.sqlite_open import boot_clock, boot_id
+from unstale.engines.sqlite_put import put
 from unstale.errors import EngineUrlError
 
 T = TypeVar("T")
@@ -70,6 +71,8 @@ class SQLiteEngine:
         proves_leadership="it is the only file: every answer is followed by a look at what its names lead to",
         quick=frozenset({"fetch", "read_marks", "read_head", "read_members", "read_about"}),
     )
+
+    puts: ClassVar[bool] = True
 
     def __init__(  # noqa: PLR0913 - the limits of a server
         self,
@@ -167,11 +170,17 @@ class SQLiteEngine:
 
     # The log --------------------------------------------------------------------------------------------------
 
-    def append(self, records: tuple[Record, ...]) -> Appended:
+    def append(self, records: tuple[Record, ...], applier: str = "") -> Appended:  # noqa: ARG002 - each poll is told
         """See `LogPort.append`."""
         appended = self._write(lambda db, cache, now: log.append(db, cache, records, now, self._limits))
         self._database.pool.waiting.announce()
         return appended
+
+    def put(self, record: Record, items: tuple[Item, ...], after: Stamp) -> Appended | Identity:
+        """See `PutPort.put`: one transaction."""
+        answer = self._write(lambda db, cache, now: put(db, cache, record, items, after, now, self._limits))
+        self._database.pool.waiting.announce()
+        return answer
 
     def poll(self, member: Member, position: int, limit: int, wait_s: float) -> Batch:
         """See `LogPort.poll`."""

@@ -43,6 +43,7 @@ class Mix(msgspec.Struct, frozen=True, kw_only=True):
         write_through: Writes that go through the cache.
         versioned: Runs whose source has versions.
         replica_lag: Runs that load from lagging replicas.
+        measured: The lag is measured before each load, and loaders ask where to read.
         two_engines: Runs with a store and a log of two engines.
         pulsed: Runs whose leases rest on pulses.
         outbox: Of these, runs whose records come from the database: from an outbox, or
@@ -74,6 +75,7 @@ class Mix(msgspec.Struct, frozen=True, kw_only=True):
     write_through: float = 0.2
     versioned: float = 0.3
     replica_lag: float = 0.15
+    measured: bool = False
     two_engines: float = 0.3
     pulsed: float = 0.25
     outbox: float = 0.5
@@ -106,6 +108,7 @@ MIXES: dict[str, Mix] = {
         Mix(name="versions", kinds=COMMON, versioned=1.0, write_through=0.5, faults=4, writes=24),
         Mix(name="write-through", kinds=COMMON, write_through=1.0, versioned=0.3, faults=4, writes=24),
         Mix(name="replicas", kinds=COMMON, replica_lag=1.0, faults=4),
+        Mix(name="measured replicas", kinds=COMMON, replica_lag=1.0, measured=True, tickets=0.3, strong=0.2, faults=4),
         Mix(name="damage", kinds=COMMON + DAMAGE, alien=0.3, faults=8),
         Mix(name="members", kinds=(faults.lose_members, faults.pause, faults.partition, faults.join), waiting=1.0),
         Mix(name="restores", kinds=(faults.restore, faults.pause, faults.partition), pulsed=1.0, outbox=1.0),

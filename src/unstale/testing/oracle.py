@@ -66,15 +66,17 @@ class Oracle:
     Args:
         truth: What was committed.
         lag_s: How far the replicas lag that are loaded from: no cache can be fresher than its source.
+        measured: Loads go to the primary where a replica is further behind than a read may be stale.
     """
 
-    def __init__(self, truth: Truth, lag_s: float = 0.0) -> None:
+    def __init__(self, truth: Truth, lag_s: float = 0.0, *, measured: bool = False) -> None:
         self.truth = truth
         self.lag_s = lag_s
+        self.measured = measured
 
     def required(self, key: str, begun: float, bound_s: float, *, hard_only: bool = False) -> int:
         """Give the oldest version that a read begun then, with that bound, may serve."""
-        limit = begun - max(bound_s, self.lag_s)
+        limit = begun - (bound_s if self.measured else max(bound_s, self.lag_s))
         oldest = 0
         for change in self.truth.changes[key]:
             told = change.acknowledged is not None and change.acknowledged <= limit

@@ -16,7 +16,7 @@ from unstale.core.calls import publish_record, read_served, write_value
 from unstale.core.context import loading
 from unstale.core.ops import Sleep
 from unstale.core.publish import publish_once
-from unstale.core.read import reach
+from unstale.core.reach import reach
 from unstale.core.record import Record, Version, decode_record
 from unstale.core.served import Served
 from unstale.core.tail import Drained, forward, pulse, tail
@@ -87,7 +87,7 @@ class Simulator:
         self.source = Source(world, self.mix, rows=rows, views=views, versioned=versioned, lag_s=lag_s)
         self.truth = self.source.truth
         self.outbox = Outbox(rng, self.truth, ahead=ahead) if boxed else None
-        self.oracle = Oracle(self.truth, lag_s)
+        self.oracle = Oracle(self.truth, lag_s, measured=self.mix.measured)
         # A wiped log has forgotten the largest bound of its members: waiting is exact only where all have the same.
         wiped = faults.wipe_log in self.mix.kinds
         self.bounds = (rng.choice(self.mix.bounds),) if wiped else self.mix.bounds

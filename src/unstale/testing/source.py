@@ -10,16 +10,19 @@ import msgspec
 from unstale.core.calls import read_served
 from unstale.core.codec import codec_for
 from unstale.core.context import loading
+from unstale.core.lease import DRIFT
 from unstale.core.ops import Sleep
 from unstale.core.origin import Origin
 from unstale.core.policy import Policy
 from unstale.core.record import Stamp
 from unstale.core.served import Want, stored_key
+from unstale.loading import needs_primary
 from unstale.testing.mixes import Mix
 from unstale.testing.oracle import Truth
 from unstale.testing.world import Process, World
 
 CODEC = codec_for(Any, "simulator")
+UNKNOWN = 0.05  # measurings that give nothing
 
 
 class View(msgspec.Struct, frozen=True):
@@ -60,7 +63,8 @@ class Source:
         self.loads = 0
         self.aloft: Counter[tuple[str, str]] = Counter()
         self.policy = self._new_policy()
-        self.view_policy = self.policy.but(replica_lag=0) if self.rng.random() < 0.5 else self.policy
+        self.view_policy = self.policy.but(replica_lag=0, replica=None) if self.rng.random() < 0.5 else self.policy
+        self.shown = float("-inf")  # the moment that the replica shows, where its lag is measured
 
     def _new_policy(self) -> Policy:
         """Give the policy of this run."""
@@ -77,7 +81,8 @@ class Source:
             hard_timeout=rng.choice([None, None, None, 3]),
             unproven="stale" if grace and rng.random() < 0.1 else "load",
             revalidate=rng.random() < 0.8,
-            replica_lag=self.lag_s,
+            replica_lag=0 if self.mix.measured else self.lag_s,
+            replica=self.measure if self.mix.measured else None,
             stale_if_error=grace,
             origin=Origin(self.origin_limit) if self.origin_limit else None,
         )
@@ -122,7 +127,9 @@ class Source:
         await Sleep(rng.random() * self.mix.load_s)
         if view is not None:
             loading("view").look_back(view.stamp, view.began)
-        at = world.now - rng.random() * self.lag_s * 0.99 if view is None else view.at
+        at = self.at_replica() if view is None else view.at
+        if view is None and self.mix.measured and needs_primary():
+            at = world.now
         seen = self.truth.view(key, at)
         await Sleep(rng.random() * rng.random() * self.mix.load_s * 2)
         if rng.random() < self.mix.raising:
@@ -134,6 +141,19 @@ class Source:
         if rng.random() < self.mix.own_ttl:
             frame.ttl_s = 100.0
         return [key, seen.version]
+
+    def at_replica(self) -> float:
+        """Give the moment that the replica shows now; the lag changes all the time, a measured one never goes back."""
+        at = self.world.now - self.rng.random() * self.lag_s * 0.99
+        if self.mix.measured:
+            at = self.shown = max(at, self.shown)
+        return at
+
+    def measure(self) -> float | None:
+        """Tell how far the replica is behind, by a clock that may be slow; or nothing, or fail."""
+        if self.rng.random() < UNKNOWN:
+            return self.rng.choice([None, float("nan"), -1.0])
+        return (self.world.now - self.at_replica()) * (1 + DRIFT)
 
     async def load_view(self, process: Process, key: str) -> list[list[object]]:
         """Load a view of all keys through their own entries: its scopes are inherited.

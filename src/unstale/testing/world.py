@@ -85,7 +85,7 @@ class Server:
             if not self.leader:
                 return  # no quorum: the record is here, and nobody ever hears of it
             done(appended)
-            self.notify()
+            self.notify(op.applier)
             return
         method, _amethod, fields = CALLS[type(op)]
         if isinstance(op, ops.ReadHead):
@@ -97,9 +97,9 @@ class Server:
         else:
             done(getattr(state, method)(*fields(op)))
 
-    def notify(self) -> None:
-        """Answer the polls that have something to be told."""
-        self.waiting = [one for one in self.waiting if not self._answer(*one)]
+    def notify(self, applier: str = "") -> None:
+        """Answer the polls that have something to be told, but those of a node that applies it itself."""
+        self.waiting = [one for one in self.waiting if one[0].member.node == applier or not self._answer(*one)]
 
     def _answer(self, op: ops.Poll, done: Callable[[Any], None]) -> bool:
         batch = self.state.after(op.position, op.limit)

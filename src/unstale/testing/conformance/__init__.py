@@ -22,6 +22,7 @@ from unstale.testing.conformance.foreign import ForeignMarksTests
 from unstale.testing.conformance.model import ModelTests
 from unstale.testing.conformance.one import AtomicMarksTests
 from unstale.testing.conformance.polling import MemberTests, PollTests
+from unstale.testing.conformance.put import PutTests
 from unstale.testing.conformance.store import EntryTests, LockTests
 from unstale.testing.conformance.suite import OneEngine, Suite
 
@@ -36,5 +37,5 @@ class LogConformance(AppendTests, PollTests, MemberTests):
     """What every log must do: append, poll, and keep the list of members."""
 
 
-class OneEngineConformance(StoreConformance, LogConformance, AtomicMarksTests, ModelTests):
+class OneEngineConformance(StoreConformance, LogConformance, AtomicMarksTests, PutTests, ModelTests):
     """What an engine that is store and log in one must do: both, and raise the marks in the step that appends."""

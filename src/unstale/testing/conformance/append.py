@@ -6,9 +6,20 @@ import unittest
 from unittest import mock
 
 from unstale.core import record as wire
+from unstale.core.ops import Batch
 from unstale.core.record import EVERYTHING, FORMAT, Logged, Record, Stamp, Version
 from unstale.engines.ports import LogPort
-from unstale.testing.conformance.suite import TRICKY_NAMES, InThread, Suite, assert_chained, read_all, record
+from unstale.testing.conformance.suite import (
+    FOR_EVER_S,
+    TRICKY_NAMES,
+    InThread,
+    Suite,
+    assert_chained,
+    eventually,
+    poll,
+    read_all,
+    record,
+)
 
 FULL = Record(
     "full", TRICKY_NAMES, soft=True, version=Version(2**63 - 1, "tl-2"), covers=Stamp("g", 41), timeline="tl-1",
@@ -157,3 +168,23 @@ class AppendTests(Suite):
         self.log.close()
         if other is not self.log:
             assert len(read_all(other)) == 1
+
+    def test_who_applies_its_own_records_is_told_of_others(self) -> None:
+        """What a node appends and applies itself ends the polls of others; its own gives it too, when it ends."""
+        head = self.log.read_head().head
+        node, other = (InThread(lambda n=name: poll(self.other_log, head, wait_s=FOR_EVER_S, node=n)) for name in "no")  # type: ignore[misc]
+        eventually(lambda: {"n", "o"} <= {one.node for one in self.log.read_members().members})
+        own = self.log.append((record(),), "n").records
+        assert other.result(Batch).records == own
+        foreign = self.log.append((record(),), "o").records
+        assert node.result(Batch).records in {own, own + foreign}  # an engine may end it for its own
+        assert poll(self.log, head, node="n").records == own + foreign
+        assert InThread(lambda: poll(self.log, head, wait_s=FOR_EVER_S, node="n")).result(Batch).records[:1] == own
+
+    def test_a_poll_ends_in_time_with_what_its_node_appended(self) -> None:
+        """Should the node be kept from applying it, it learns of its own record as late as its poll lasts."""
+        head = self.log.read_head().head
+        call = InThread(lambda: poll(self.other_log, head, wait_s=0.2, node="n"))
+        eventually(lambda: "n" in {one.node for one in self.log.read_members().members})
+        own = self.log.append((record(),), "n").records
+        assert call.result(Batch).records == own

@@ -41,7 +41,10 @@ class WriteTests(CacheSuite):
 
     @scenario
     async def test_h02_a_write_that_cannot_be_announced_is_reported(self, scene: Scene) -> None:
-        """When the log fails, the error names the scopes and carries what the writer returned."""
+        """When the log fails, the error names the scopes and carries what the writer returned; nothing old is served.
+
+        Nothing is kept under that key before another record has come: the failed one may be in the log.
+        """
         shop, engine = scene.failing()
         await shop.set("k:1", "old")
         engine.broken["append"] = FullError
@@ -49,7 +52,9 @@ class WriteTests(CacheSuite):
         assert (error.fields["value"], error.fields["scopes"]) == ("new", "k:1")
         assert isinstance(error.__cause__, FullError)
         assert error.hint
+        assert await shop.get("k:1", NOTHING) is NOTHING
         engine.broken.clear()
+        await shop.invalidate("another")
         await shop.write("k:1", scene.source(k="newer").of("k"))
         assert await shop.get("k:1") == "newer"
 
