@@ -8,18 +8,15 @@ here it is judged at once, read by read: however long a soak, it keeps no more t
 from __future__ import annotations
 
 import math
-import mmap
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from tests.support.rings import mapped
 from unstale.clock import boottime
 
 ITEMS: Final = 120
 RING: Final = 64  # commits of an item: older ones are long past any bound
-WORD: Final = 8
-SIZE: Final = WORD * ITEMS * (1 + 2 * RING)
 
 
 class Truth:
@@ -30,16 +27,7 @@ class Truth:
     """
 
     def __init__(self, path: Path) -> None:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        if os.fstat(file).st_size < SIZE:
-            os.ftruncate(file, SIZE)
-        view = memoryview(mmap.mmap(file, SIZE))
-        os.close(file)
-        ring = WORD * ITEMS
-        half = ring + WORD * ITEMS * RING
-        self._current = view[:ring].cast("q")
-        self._versions = view[ring:half].cast("q")
-        self._moments = view[half:].cast("d")
+        self._current, self._versions, self._moments = mapped(path, ITEMS, RING)
 
     def current(self, item: int) -> int:
         """Give the version that a load would find now."""

@@ -7,18 +7,15 @@ what was rolled back is never noted. No cache is asked. A ring for each row keep
 from __future__ import annotations
 
 import math
-import mmap
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.rings import mapped
 from unstale.clock import boottime
 
 ROWS: Final = 300
 RING: Final = 64  # commits of a row: older ones are long past any bound
-WORD: Final = 8
-SIZE: Final = WORD * ROWS * (1 + 2 * RING)
 
 
 class Ledger:
@@ -29,16 +26,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path) -> None:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        if os.fstat(file).st_size < SIZE:
-            os.ftruncate(file, SIZE)
-        view = memoryview(mmap.mmap(file, SIZE))
-        os.close(file)
-        ring = WORD * ROWS
-        half = ring + WORD * ROWS * RING
-        self._newest = view[:ring].cast("q")
-        self._versions = view[ring:half].cast("q")
-        self._moments = view[half:].cast("d")
+        self._newest, self._versions, self._moments = mapped(path, ROWS, RING)
 
     def note(self, row: int, version: int) -> None:
         """Note that the commit of a version was acknowledged to its writer."""

@@ -16,7 +16,8 @@ import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from unstale.core.context import Frame, loading
+from unstale.core.context import loading
+from unstale.core.frame import Frame
 from unstale.core.record import Stamp
 from unstale.errors import UsageError
 from unstale.sources.links import link_of

@@ -182,8 +182,9 @@ class Relay:
         if now >= self._pulse_at:
             self._pulse_at = now + self.interval_s
             self._pulse()
-        elif self._source().wait(min(self._pulse_at - now, TERM_S / 2)):
-            stopped.wait(LINGER_S)
+        else:  # also where nothing was announced: its process may have died, or a pooler keeps it back
+            if self._source().wait(min(self._pulse_at - now, TERM_S / 2)):
+                stopped.wait(LINGER_S)
             self.cache.run(forward(node, self._drain(), sift=self._failures >= TRIES))
             self._failures = 0
 

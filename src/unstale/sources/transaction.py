@@ -12,7 +12,8 @@ import inspect
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from unstale.core.publish import publish_once
+from unstale.core.context import tickets_here
+from unstale.core.publish import publish_once, unpublished
 from unstale.core.record import Record, encode_record
 from unstale.drivers import BACKGROUND
 from unstale.errors import UnstaleError, UsageError
@@ -94,6 +95,8 @@ class Transaction:
     def _note(self, record: Record) -> None:
         if not self._cache.disabled:
             self._pending.append(record)
+            # Until it is, reads of this code's session go past the cache.
+            unpublished(self._cache.node, (record,), failed=False)
 
     def publish(self) -> None:
         """Publish at once what was committed: call it after the commit, of a session of SQLAlchemy never.
@@ -113,7 +116,7 @@ class Transaction:
 
     def forget(self) -> None:
         """Publish nothing of what was written so far: it was rolled back."""
-        self._pending.clear()
+        _rolled_back(self._pending)
 
     def _refuse_early(self) -> None:
         # 1. the record is published 2. a node applies it, loads the old row, and stamps it later 3. the commit: nothing
@@ -153,7 +156,7 @@ class Transaction:
                 publish_now(cache, records)
 
         def rolled_back(_one: Any, _previous: Any) -> None:
-            pending.clear()  # of a savepoint too: which records are left, the relay reads
+            _rolled_back(pending)  # of a savepoint too: which records are left, the relay reads
 
         event.listen(session, "after_commit", committed)
         event.listen(session, "after_soft_rollback", rolled_back)
@@ -178,6 +181,14 @@ async def apublish_now(cache: Cache, records: tuple[Record, ...]) -> None:
         await cache.arun(publish_once(cache.node, records))
     except UnstaleError as error:  # the cache was closed
         cache.node.trouble("publish", error)
+
+
+def _rolled_back(pending: list[Record]) -> None:
+    tickets = tickets_here()
+    if tickets is not None:
+        for record in pending:
+            tickets.forget(record)
+    pending.clear()
 
 
 def _within(session: Any) -> bool:

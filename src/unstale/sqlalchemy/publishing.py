@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import Connection, text
 from sqlalchemy.util import await_only
 
 from unstale.core.calls import ready
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from unstale.cache import Cache
 
 REASON = "transaction"
+INSERT = text(f"INSERT INTO {TABLE} (id, cache, data) VALUES (:id, :cache, :data)")  # noqa: S608 - a name of ours
 _TASKS: set[asyncio.Task[None]] = set()
 
 
@@ -42,10 +45,13 @@ class Publisher:
     def __init__(self, cache: Cache, *, outbox: bool) -> None:
         self._cache = cache
         self._outbox = outbox
-        self._statements: dict[tuple[str, bool], TextClause] = {}
+        self._statements: WeakKeyDictionary[Any, tuple[str, Sequence[str] | None]] = WeakKeyDictionary()
 
-    def write(self, transaction: Transaction, connection: Any, *, prepared: bool = False) -> None:
+    def write(self, transaction: Transaction, connection: Connection, changed: Mapping[Connection, bool]) -> None:
         """Write what a transaction has changed into the outbox, as its last statement before it is committed.
+
+        No relay is woken: this process publishes it after the commit. If it dies before, the relay finds the row by
+        itself. In PostgreSQL a NOTIFY makes commits wait for one another, and a transaction with it cannot be prepared.
 
         Of several databases each that was changed has a row of its own, under another id: the relay of one may come
         before the commit of another, and what it has published the log would not take again.
@@ -53,7 +59,7 @@ class Publisher:
         Args:
             transaction: The transaction.
             connection: The connection that is about to commit.
-            prepared: It is about to prepare: PostgreSQL then takes no NOTIFY, and the relay finds the row by itself.
+            changed: Those of the transaction, and whether it has changed something over each.
 
         Raises:
             UsageError: No outbox can be in that database.
@@ -61,32 +67,30 @@ class Publisher:
         """
         if not self._outbox or self._cache.active is None or not transaction.writes:
             return
-        if any(transaction.connections.values()) and not transaction.connections.get(connection):
+        if any(changed.values()) and not changed.get(connection):
             return
         records = self._records(transaction)
-        statement = self._statement(connection.dialect.name, prepared=prepared)
-        transaction.busy = True
+        statement, order = self._statement(connection.dialect)
+        cursor = connection.connection.cursor()  # the driver's own: what SQLAlchemy does for a statement costs as much
         try:
             for record in records:
                 row = {"id": record.id, "cache": self._cache.name, "data": encode_record(record)}
-                connection.execute(statement, row)
+                cursor.execute(statement, row if order is None else tuple(row[name] for name in order))
         finally:
-            transaction.busy = False
+            cursor.close()
         transaction.written.extend(records)
 
     def _records(self, transaction: Transaction) -> tuple[Record, ...]:
         new_id, who, now = self._cache.node.new_id, this_process(), time.time()
-        return tuple(Record(new_id(), part, who=who, why=REASON, at=now) for part in transaction.parts())
+        return tuple([Record(new_id(), part, who=who, why=REASON, at=now) for part in transaction.parts()])
 
-    def _statement(self, name: str, *, prepared: bool) -> TextClause:
-        known = self._statements.get((name, prepared))
+    def _statement(self, dialect: Any) -> tuple[str, Sequence[str] | None]:
+        """Give the statement that writes a row, as a driver wants it, and the order of its parameters."""
+        known = self._statements.get(dialect)
         if known is None:
-            dialect = dialect_of(name)
-            row = f"INSERT INTO {TABLE} (id, cache, data) VALUES (?, ?, ?)"  # noqa: S608 - a name of ours
-            written = (row if prepared else dialect.insert(TABLE, self._cache.name)).replace(":", r"\:")
-            for place in (":id", ":cache", ":data"):
-                written = written.replace("?", place, 1)
-            known = self._statements[name, prepared] = text(written)
+            dialect_of(dialect.name)
+            compiled = INSERT.compile(dialect=dialect)
+            known = self._statements[dialect] = (compiled.string, getattr(compiled, "positiontup", None))
         return known
 
     def publish(self, transaction: Transaction) -> None:
@@ -95,7 +99,9 @@ class Publisher:
         Args:
             transaction: The transaction.
         """
-        records = tuple(transaction.written) or self._records(transaction)
+        # In doubt, the commit may come about later, and the relay's record then: under the same id the log would not
+        # take it again, and what was loaded of the old row in between would never be ended (H2).
+        records = (tuple(transaction.written) if transaction.committed else ()) or self._records(transaction)
         if self._cache.active is None or not records:
             transaction.over = True
             return
@@ -122,8 +128,11 @@ class Publisher:
         What lies in an outbox the relay publishes.
         """
         node = self._cache.node
-        await ready(node)
+        if not node.joined.fired:
+            await ready(node)
         if await publish_once(node, records) is None and not transaction.written:
+            for record in records:
+                node.end_here(record)
             await Spawn(lambda: self._insist(transaction, records), "publish")
         else:
             transaction.over = True

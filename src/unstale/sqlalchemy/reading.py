@@ -15,15 +15,16 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Table
+from sqlalchemy import Connection, Table
 from sqlalchemy import inspect as look_at
 from sqlalchemy.orm import Session
 
-from unstale.core.context import Frame, surroundings
+from unstale.core.context import surroundings
+from unstale.core.frame import Frame
 from unstale.core.keys import check_scope
 from unstale.core.record import Stamp
 from unstale.errors import ScopeError, UsageError
-from unstale.sqlalchemy.changes import Transaction
+from unstale.sqlalchemy.changes import Sent, Transaction
 from unstale.sqlalchemy.expressions import plain_column, plain_table, tables_in
 from unstale.sqlalchemy.names import Naming
 from unstale.sqlalchemy.statements import Statement
@@ -70,23 +71,27 @@ class SessionState:
 
     Attributes:
         transaction: The one that is open.
+        connections: Those that it has, and whether it has changed something over each.
         joined: It takes part in a transaction that was begun on its connection by somebody else.
         since: What had been applied when the oldest view was taken of which the session may still hold objects; None
             when that is not known.
         view_from: The moment of that.
         seen: The tables that it has read since then.
         met: The loads that have read through it in this transaction.
+        sent: The insert that was executed last.
     """
 
-    __slots__ = ("__weakref__", "joined", "met", "seen", "since", "transaction", "view_from")
+    __slots__ = ("__weakref__", "connections", "joined", "met", "seen", "sent", "since", "transaction", "view_from")
 
     def __init__(self) -> None:
         self.transaction: Transaction | None = None
+        self.connections: dict[Connection, bool] = {}
         self.joined = False
         self.since: Stamp | None = None
         self.view_from: float | None = None
         self.seen: set[str] = set()
         self.met: set[Frame] = set()
+        self.sent: Sent | None = None
 
     def begin(self, transaction: Transaction, stamp: Stamp | None, now: float) -> None:
         """Begin a transaction, before its view is taken."""
@@ -105,7 +110,8 @@ class SessionState:
 
     def end(self, *, keeps: bool) -> None:
         """End the transaction; `keeps`: the session keeps the objects as they are."""
-        self.transaction = None
+        self.transaction = self.sent = None
+        self.connections.clear()
         self.met.clear()
         if not keeps:
             self.forget()
@@ -140,8 +146,8 @@ class Reading:
             frame = frame.outer
         return found
 
-    def executed(self, session: Session, state: SessionState, statement: Statement, context: Any) -> None:
-        """Tag the loads under way with what a query has read."""
+    def executes(self, session: Session, state: SessionState, statement: Statement, context: Any) -> None:
+        """Tag the loads under way with what a query reads."""
         frames = self.frames(state) if loading() is not None else ()
         if frames:
             self._meet(session, state, frames)

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, product
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 from sqlalchemy import Column, Table
 from sqlalchemy.sql.expression import BindParameter, Delete, Insert, TableClause, TextClause, Update
@@ -32,11 +31,8 @@ KEYS_MAX = 100
 Values = Mapping[str, Any]
 
 
-class Change(NamedTuple):
-    """One change: of a table, and of the row whose scopes are given; None where it is not known."""
-
-    names: Names
-    row: tuple[str, ...] | None
+Change = tuple[Names, tuple[str, ...] | None]
+"""One change: of a table, and of the row whose scopes are given; None where it is not known."""
 
 
 class Read(NamedTuple):
@@ -169,31 +165,29 @@ class Statement:
         ((column, (parameter, many)),) = self._where.items()
         return None if many or self._names.key != (column,) or column in self._set else (column, parameter)
 
-    def changes(self, context: Any) -> Iterator[Change]:
+    def changes(self, context: Any) -> list[Change]:
         """Give what an execution has changed.
 
         Args:
             context: Of that execution.
         """
-        for names in self._others:
-            yield Change(names, None)
+        found: list[Change] = [(names, None) for names in self._others]
         if self._target is None:
-            return
+            return found
+        own, dialect = self._names, self._dialect
         if self._simple is not None:
             column, parameter = self._simple
-            for values in context.compiled_parameters:
-                yield Change(self._names, self._names.ended({column: values.get(parameter)}, self._dialect))
-            return
+            keys = [{column: values.get(parameter)} for values in context.compiled_parameters]
+            return [*found, *((own, own.ended(key, dialect)) for key in keys)]
         rows = None if self._unclear else self._rows(context)
         if rows is None:
-            yield Change(self._names, None)
-            yield from (Change(names, None) for names, _pairs in self._with)
-            return
+            return [*found, (own, None), *((names, None) for names, _pairs in self._with)]
         for row in rows:
-            yield Change(self._names, self._names.ended(row, self._dialect))
+            found.append((own, own.ended(row, dialect)))
             for names, pairs in self._with:
                 there = {column: row[here] for column, here in pairs.items() if here in row}
-                yield Change(names, names.ended(there, self._dialect))
+                found.append((names, names.ended(there, dialect)))
+        return found
 
     def _rows(self, context: Any) -> list[dict[Any, Any]] | None:
         """Give what is known of each row that was changed, before and after; None where rows are not known."""
@@ -227,25 +221,6 @@ class Statement:
     def _linked(self) -> Iterator[Any]:
         for _names, pairs in self._with:
             yield from pairs.values()
-
-
-class Statements:
-    """The statements that have been looked at, for as long as they are compiled.
-
-    Args:
-        naming: Names of tables and rows.
-    """
-
-    def __init__(self, naming: Naming) -> None:
-        self._naming = naming
-        self._known: WeakKeyDictionary[Any, Statement] = WeakKeyDictionary()
-
-    def of(self, compiled: Any) -> Statement:
-        """Give what a compiled statement reads and changes."""
-        statement = self._known.get(compiled)
-        if statement is None:
-            statement = self._known[compiled] = Statement(compiled, self._naming)
-        return statement
 
 
 def _listed(values: Values, parameter: str) -> list[Any]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import ref
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, event
 from sqlalchemy.orm import Session, SessionTransaction
 
 from unstale.core.context import enter, leave
@@ -19,12 +19,13 @@ from unstale.core.keys import check_scope
 from unstale.errors import UsageError
 from unstale.sources import exact as exacts
 from unstale.sources.links import as_text
+from unstale.sqlalchemy.autocommit import commits_itself, released_all
 from unstale.sqlalchemy.changes import Transaction
 from unstale.sqlalchemy.expressions import may_write
 from unstale.sqlalchemy.names import Naming
 from unstale.sqlalchemy.publishing import Publisher
 from unstale.sqlalchemy.reading import Reading, SessionState, loading
-from unstale.sqlalchemy.statements import Statements
+from unstale.sqlalchemy.statements import Statement
 
 if TYPE_CHECKING:
     from unstale.cache import Cache
@@ -46,11 +47,9 @@ class Tracking:
         self.cache = cache
         self._exact = exacts.head_in_snapshot(cache) if exact else None
         self.naming = naming
-        self._statements = Statements(naming)
         self._reading = Reading(cache.node, naming)
         self._publisher = Publisher(cache, outbox=outbox)
-        self._engines: WeakSet[Any] = WeakSet()
-        # What is kept of a session, and of its connection, hangs on these: a session that nobody ends goes with them.
+        # What is kept of sessions, connections, compiled statements ... hangs on these, and goes with them.
         self._name = f"_unstale_{id(self):x}"
 
     def follow(self, target: Any) -> None:
@@ -85,7 +84,7 @@ class Tracking:
         found = [check_scope(one) if isinstance(one, str) else self.naming.of_class(one) for one in changed]
         if not session.in_transaction():
             session.begin()
-        state: SessionState = session.info[self]
+        state: SessionState = getattr(session, self._name)
         if state.transaction is None:  # it was begun before it was tracked
             raise UsageError("the session's transaction began before it was tracked", hint="call track() earlier")
         self._changing(state.transaction, None, state)
@@ -102,14 +101,15 @@ class Tracking:
         """Take the stamp, before the database takes its snapshot (H17)."""
         if part.parent is not None and not part.nested:
             return  # a flush
-        state: SessionState | None = session.info.get(self)
+        state: SessionState | None = getattr(session, self._name, None)
         if part.nested:
             if state is not None and state.transaction is not None:
                 state.transaction.begin(part)
             return
         if state is None:
-            state = session.info[self] = SessionState()
-        if not len(session.identity_map):
+            state = SessionState()
+            setattr(session, self._name, state)
+        elif not len(session.identity_map):
             state.forget()
         node, bind = self.cache.node, session.bind
         state.joined = isinstance(bind, Connection) and bind.in_transaction()
@@ -120,19 +120,23 @@ class Tracking:
         state.begin(Transaction(part), stamp, node.clock())
 
     def _connected(self, session: Session, part: SessionTransaction, connection: Connection) -> None:
-        state: SessionState | None = session.info.get(self)
+        state: SessionState | None = getattr(session, self._name, None)
         if state is None or state.transaction is None or part.nested:
             return
         setattr(connection, self._name, (session, state))
         transaction = state.transaction
-        transaction.connections.setdefault(connection, False)
-        transaction.asynchronous = connection.dialect.is_async
-        driver = connection.connection.driver_connection
-        if getattr(driver, "autocommit", None) is True:
-            transaction.sent = True  # each statement is committed by itself, and a rollback takes nothing back
-        if connection.engine not in self._engines:
-            self._engines.add(connection.engine)
-            self._listen(connection.engine)
+        state.connections.setdefault(connection, False)
+        dialect, driver = connection.dialect, connection.connection
+        transaction.asynchronous = dialect.is_async
+        transaction.sent |= commits_itself(connection)  # each statement: a rollback takes nothing back
+        if not hasattr(dialect, self._name):
+            setattr(dialect, self._name, True)
+            self._listen(dialect)
+        if session.twophase and not hasattr(connection.engine, self._name):
+            setattr(connection.engine, self._name, True)
+            event.listen(connection.engine, "prepare_twophase", self._prepares)
+            event.listen(connection.engine, "commit_twophase", self._commits_prepared)
+        setattr(driver, self._name, ref(connection))
         if self._exact is not None and self.cache.active is not None:
             transaction.busy, busy = True, transaction.busy
             try:
@@ -142,7 +146,7 @@ class Tracking:
             state.seen_in(*exacts.view(self.cache.node, found))
 
     def _committed(self, session: Session) -> None:
-        state: SessionState | None = session.info.get(self)
+        state: SessionState | None = getattr(session, self._name, None)
         if state is None or state.transaction is None:
             return
         savepoint = session.get_nested_transaction()
@@ -150,26 +154,29 @@ class Tracking:
             state.transaction.committed = True
         else:
             state.transaction.release(savepoint, keep=True)
+            if any(released_all(connection) for connection in state.connections):
+                state.transaction.sent = True
 
     def _rolled_back(self, session: Session) -> None:
         """Note that what was prepared is no more, if the database was there to hear it."""
-        state: SessionState | None = session.info.get(self)
+        state: SessionState | None = getattr(session, self._name, None)
         transaction = None if state is None else state.transaction
-        if transaction is not None and not any(connection.invalidated for connection in transaction.connections):
+        if state is not None and transaction is not None and not any(one.invalidated for one in state.connections):
             transaction.prepared = False
 
     def _ended(self, session: Session, part: SessionTransaction) -> None:
         if part.parent is not None and not part.nested:
             return
-        state: SessionState | None = session.info.get(self)
+        state: SessionState | None = getattr(session, self._name, None)
         transaction = None if state is None else state.transaction
         if state is None or transaction is None:
             return
         if part.nested:
             transaction.release(part, keep=False)  # a savepoint that was released has been taken in already
             return
-        for connection in tuple(transaction.connections):
+        for connection in state.connections:
             vars(connection).pop(self._name, None)
+        transaction.settle()
         state.end(keeps=transaction.committed and not session.expire_on_commit)
         if transaction.certain():
             transaction.over = True
@@ -180,47 +187,68 @@ class Tracking:
 
     def _attached(self, session: Session, _instance: object) -> None:
         """Note that an object came with values of a view that nobody knows (H17)."""
-        state: SessionState | None = session.info.get(self)
+        state: SessionState | None = getattr(session, self._name, None)
         if state is not None:
             state.since = None
 
     def _found(self, session: Session, instance: object) -> None:
-        state: SessionState | None = session.info.get(self)
+        state: SessionState | None = getattr(session, self._name, None)
         if state is not None:
             self._reading.found(session, state, instance)
 
     # Its statements -----------------------------------------------------------------------------------------------
 
-    def _listen(self, engine: Engine) -> None:
+    def _listen(self, dialect: Any) -> None:
+        """Listen to what is executed, where that costs statements least: events of engines slow down each of them."""
         for name, listener in (
-            ("after_execute", self._executed),
-            ("before_cursor_execute", self._ran_text),
+            ("do_execute", self._executes),
+            ("do_executemany", self._executes),
+            ("do_execute_no_params", lambda cursor, text, context: self._executes(cursor, text, None, context)),
             ("handle_error", self._failed),
-            ("commit", self._commits),
-            ("prepare_twophase", self._prepares),
-            ("commit_twophase", self._commits_prepared),
         ):
-            event.listen(engine, name, listener)
+            event.listen(dialect, name, listener, insert=True)  # one that executes by itself hides it from the rest
+        do_commit = dialect.do_commit
 
-    def _executed(
-        self, connection: Connection, _element: Any, _many: Any, _one: Any, _options: Any, result: Any
-    ) -> None:
-        active: Active | None = getattr(connection, self._name, None)
-        context = getattr(result, "context", None)
-        compiled = getattr(context, "compiled", None)
-        if active is None or compiled is None or context is None:
+        @functools.wraps(do_commit)
+        def commit(driver: Any) -> None:
+            found: ref[Connection] | None = getattr(driver, self._name, None)
+            connection = None if found is None else found()
+            if connection is not None:
+                self._commits(connection)
+            do_commit(driver)
+
+        dialect.do_commit = commit  # the event of the same moment is one of those that slow down
+
+    def _executes(self, _cursor: Any, text: str, _values: Any, context: Any) -> None:
+        """See what is about to be executed; of what the driver is given as it is nobody knows what it reads."""
+        active: Active | None = getattr(getattr(context, "root_connection", None), self._name, None)
+        if active is None:
             return
         session, state = active
         transaction = state.transaction
         if transaction is None or transaction.busy:
             return
-        statement = self._statements.of(compiled)
+        connection, compiled = context.root_connection, context.compiled
+        if compiled is None:
+            if may_write(text):
+                self._changing(transaction, connection, state, raw=True)
+            elif frames := self._reading.frames(state):
+                self._reading.read_text(frames)
+            return
+        statement = self._statement_of(compiled)
         if statement.writes or statement.raw:
             self._changing(transaction, connection, state, raw=statement.raw)
-            for change in statement.changes(context):
-                transaction.now.add(change.names, change.row)
+            state.sent = transaction.note(statement, context)
         if statement.reads or statement.opaque:
-            self._reading.executed(session, state, statement, context)
+            self._reading.executes(session, state, statement, context)
+
+    def _statement_of(self, compiled: Any) -> Statement:
+        """Give what a compiled statement reads and changes: it is looked at once."""
+        statement: Statement | None = getattr(compiled, self._name, None)
+        if statement is None:
+            statement = Statement(compiled, self.naming)
+            setattr(compiled, self._name, statement)
+        return statement
 
     def _changing(
         self, transaction: Transaction, connection: Connection | None, state: SessionState, *, raw: bool = False
@@ -233,27 +261,12 @@ class Tracking:
             )
             raise UsageError(msg, hint=hint)
         if connection is not None:
-            transaction.connections[connection] = True
+            state.connections[connection] = True
         transaction.now.raw |= raw
         enter(transaction)
         frame = loading()
         if frame is not None:
             frame.keep_apart()
-
-    def _ran_text(
-        self, connection: Connection, _cursor: Any, text: str, _values: Any, context: Any, _many: Any
-    ) -> None:
-        """See what goes to the driver as it is: nobody knows what it reads, or changes."""
-        active: Active | None = getattr(connection, self._name, None)
-        if active is None or context is None or context.compiled is not None or active[1].transaction is None:
-            return
-        _session, state = active
-        if may_write(text):
-            self._changing(active[1].transaction, connection, state, raw=True)
-            return
-        frames = self._reading.frames(state)
-        if frames:
-            self._reading.read_text(frames)
 
     def _failed(self, happened: Any) -> None:
         """Take a change that failed for one that may have come about in part."""
@@ -262,29 +275,26 @@ class Tracking:
         transaction = None if active is None else active[1].transaction
         if active is None or transaction is None or compiled is None or transaction.busy:
             return
-        for names in self._statements.of(compiled).written():
-            transaction.now.add(names, None)
+        statement = self._statement_of(compiled)
+        if statement.writes:
+            transaction.failed(statement)
             enter(transaction)
 
     # Its end, as the database is asked for it ---------------------------------------------------------------------
 
-    def _transaction_on(self, connection: Connection) -> Transaction | None:
-        active: Active | None = getattr(connection, self._name, None)
-        return None if active is None else active[1].transaction
-
     def _commits(self, connection: Connection) -> None:
-        transaction = self._transaction_on(connection)
-        if transaction is not None:
-            self._publisher.write(transaction, connection)
-            transaction.sent = True
+        active: Active | None = getattr(connection, self._name, None)
+        if active is not None and active[1].transaction is not None:
+            self._publisher.write(active[1].transaction, connection, active[1].connections)
+            active[1].transaction.sent = True
 
     def _prepares(self, connection: Connection, _xid: Any) -> None:
-        transaction = self._transaction_on(connection)
-        if transaction is not None:
-            self._publisher.write(transaction, connection, prepared=True)
-            transaction.prepared = True
+        active: Active | None = getattr(connection, self._name, None)
+        if active is not None and active[1].transaction is not None:
+            self._publisher.write(active[1].transaction, connection, active[1].connections)
+            active[1].transaction.prepared = True
 
     def _commits_prepared(self, connection: Connection, _xid: Any, _prepared: Any) -> None:
-        transaction = self._transaction_on(connection)
-        if transaction is not None:
-            transaction.sent = True
+        active: Active | None = getattr(connection, self._name, None)
+        if active is not None and active[1].transaction is not None:
+            active[1].transaction.sent = True

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
-from tests.support.postgres_servers import PostgresServer
 from tests.support.tracked_shop import Owner, Product, TrackedShop, databases, filled
 from unstale import observe
 from unstale.core.context import surroundings
@@ -32,13 +31,6 @@ class AsyncShop(TrackedShop):
     """A shop that is read and changed by asynchronous sessions."""
 
     makers: async_sessionmaker[AsyncSession]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    """Give a server for all tests of this file."""
-    with PostgresServer() as server:
-        yield server
 
 
 @pytest.fixture(params=["sqlite+aiosqlite", "postgresql+psycopg"])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import Engine, exists, func, literal_column, select, text, union_all, update
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 
-from tests.support.postgres_servers import PostgresServer
 from tests.support.tracked_shop import (
     Buyer,
     Coupon,
@@ -21,8 +20,6 @@ from tests.support.tracked_shop import (
     Staff,
     Tag,
     TrackedShop,
-    databases,
-    filled,
     product_tag,
 )
 from unstale.errors import ScopeError
@@ -32,30 +29,6 @@ pytestmark = pytest.mark.real
 
 _views = itertools.count()
 _other = aliased(Product)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    """Give a server for all tests of this file."""
-    with PostgresServer() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    """Give a shop in each database."""
-    server = request.getfixturevalue("server") if request.param == "postgresql" else None
-    with databases(request.param, tmp_path, server) as engine:
-        filled(engine)
-        yield engine
-
-
-@pytest.fixture
-def shop(engine: Engine) -> Iterator[TrackedShop]:
-    """Give a tracked shop."""
-    with contextlib.closing(TrackedShop(engine)) as shop:
-        shop.track()
-        yield shop
 
 
 def tags(shop: TrackedShop, read: Callable[[Session], Any], session: Session | None = None) -> set[str]:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +9,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
-from tests.support.postgres_servers import PostgresServer
 from tests.support.tracked_shop import (
     Buyer,
     Coupon,
@@ -22,8 +19,6 @@ from tests.support.tracked_shop import (
     Tag,
     TrackedShop,
     bundle,
-    databases,
-    filled,
     product_tag,
 )
 from unstale.errors import KeyTemplateError, ScopeError, UsageError
@@ -32,30 +27,6 @@ from unstale.sqlalchemy.changes import SCOPES_MAX
 from unstale.testing.disabled import disabled
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    """Give a server for all tests of this file."""
-    with PostgresServer() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    """Give a shop in each database."""
-    server = request.getfixturevalue("server") if request.param == "postgresql" else None
-    with databases(request.param, tmp_path, server) as engine:
-        filled(engine)
-        yield engine
-
-
-@pytest.fixture
-def shop(engine: Engine) -> Iterator[TrackedShop]:
-    """Give a tracked shop."""
-    with contextlib.closing(TrackedShop(engine)) as shop:
-        shop.track()
-        yield shop
 
 
 def one_of(shop: TrackedShop) -> set[str]:

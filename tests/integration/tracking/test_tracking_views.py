@@ -2,54 +2,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from tests.support.postgres_servers import PostgresServer
-from tests.support.tracked_shop import Owner, Product, TrackedShop, databases, filled
+from tests.support.tracked_shop import Owner, Product, TrackedShop
 from tests.support.waiting import until
 from unstale import Cache, observe
 from unstale.sqlalchemy import touched, track
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    """Give a server for all tests of this file."""
-    with PostgresServer() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    """Give a shop in each database."""
-    server = request.getfixturevalue("server") if request.param == "postgresql" else None
-    with databases(request.param, tmp_path, server) as engine:
-        filled(engine)
-        yield engine
-
-
-@pytest.fixture
-def shop(engine: Engine) -> Iterator[TrackedShop]:
-    """Give a tracked shop."""
-    with contextlib.closing(TrackedShop(engine)) as shop:
-        shop.track()
-        yield shop
-
-
-@pytest.fixture
-def on_postgres(server: PostgresServer, tmp_path: Path) -> Iterator[TrackedShop]:
-    """Give a tracked shop on PostgreSQL."""
-    with databases("postgresql", tmp_path, server) as engine, contextlib.closing(TrackedShop(engine)) as shop:
-        filled(engine)
-        shop.track()
-        yield shop
 
 
 def price_by(shop: TrackedShop, session: Session | None = None) -> int:
