@@ -26,7 +26,8 @@ from unstale.core.record import Record, Stamp
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60
 COMMANDS = (
-    "demo", "replay", "get", "explain", "tail", "nodes", "doctor", "invalidate", "relay", "outbox", "capture", "wire",
+    "demo", "replay", "get", "explain", "tail", "nodes", "doctor", "invalidate", "relay", "outbox", "capture", "behind",
+    "wire",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from unstale._version import __version__
 from unstale.cli import (
+    behind_cmds,
     capture_cmds,
     demo,
     doctor,
@@ -108,5 +109,7 @@ app.command(rich_help_panel=SOURCE)(relay_cmd.relay)
 app.add_typer(outbox_cmds.outbox, name="outbox", rich_help_panel=SOURCE)
 capture_cmds.capture.add_typer(slot_cmds.slot, name="slot")
 app.add_typer(capture_cmds.capture, name="capture", rich_help_panel=SOURCE)
+
+app.add_typer(behind_cmds.behind, name="behind", rich_help_panel="Write behind")
 
 app.add_typer(wire_cmds.wire, name="wire", rich_help_panel="For other languages")
