@@ -8,7 +8,13 @@ MIX         ?=
 ARGS        ?=
 URL         ?=
 SECONDS     ?=
+TIMES       ?=
+KILLS       ?=
 COVERAGE    ?= 100
+DATABASE    ?=
+CACHE       ?=
+PORT        ?= 8000
+WORKERS     ?= 3
 
 VENV      := .venv
 BIN       := $(VENV)/bin
@@ -24,7 +30,7 @@ MAKEFLAGS   += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo demo-redis services test sim-ci sim soak torture lint format bench bench-redis bench-outbox bench-capture docs clean
+.PHONY: help setup demo demo-redis shop services test sim-ci sim soak torture torture-behind own-writes lint format bench bench-redis bench-outbox bench-capture bench-django bench-behind bench-shop docs clean
 
 help: ## list the targets and their variables
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -38,6 +44,10 @@ demo: $(INSTALLED) ## the same work without a cache, with two common kinds, and 
 
 demo-redis: $(INSTALLED) ## the same on a Redis of its own, which is gone afterwards [ARGS=...]
 	@$(BIN)/python examples/private_redis.py $(BIN)/unstale demo --url {url} $(ARGS)
+
+shop: $(INSTALLED) ## the example application, on http://127.0.0.1:8000 [DATABASE=...] [CACHE=...] [PORT=8000] [WORKERS=3]
+	@PYTHONPATH="examples$${PYTHONPATH:+:$$PYTHONPATH}" exec $(BIN)/python -m shop --port $(PORT) --workers $(WORKERS) \
+		$(if $(DATABASE),--database "$(DATABASE)") $(if $(CACHE),--cache "$(CACHE)")
 
 services: ## install the servers and programs that the tests need, with apt
 	@missing=""; \
@@ -75,6 +85,12 @@ soak: $(INSTALLED) ## work for an hour: nothing grows, nothing is stale beyond t
 torture: $(INSTALLED) ## torture the sources of truth: nothing is stale beyond the bound [SECONDS=60] [URL=...] [ARGS=...]
 	@$(BIN)/python -m tests.torture --seconds $(or $(SECONDS),60) $(if $(URL),--url "$(URL)") $(ARGS)
 
+own-writes: $(INSTALLED) ## read one's own writes through other workers while the replica lags [TIMES=10000] [URL=...]
+	@$(BIN)/python -m tests.own_writes --times $(or $(TIMES),10000) $(if $(URL),--url "$(URL)")
+
+torture-behind: $(INSTALLED) ## kill the processes of a write-behind: nothing is lost or doubled [KILLS=200] [ARGS=...]
+	@$(BIN)/python -m tests.torture_behind --kills $(or $(KILLS),200) $(ARGS)
+
 lint: $(INSTALLED) ## formatting, ruff, mypy --strict
 	@$(BIN)/python -m ruff format --check --quiet . || { echo "Run 'make format'."; exit 1; }
 	@$(BIN)/python -m ruff check .
@@ -96,12 +112,21 @@ bench-outbox: $(VENV)/.installed-bench ## measure the outbox, on private servers
 bench-capture: $(VENV)/.installed-bench ## measure change capture, on private servers of its own [ARGS=...]
 	@$(BIN)/python -m benchmarks.run --only capture $(ARGS)
 
+bench-django: $(VENV)/.installed-bench ## measure Django's backends, on a private Redis [ARGS=...]
+	@$(BIN)/python -m benchmarks.run --only django $(ARGS)
+
+bench-behind: $(VENV)/.installed-bench ## measure write-behind, on files and a private Redis [ARGS=...]
+	@$(BIN)/python -m benchmarks.run --only behind $(ARGS)
+
+bench-shop: $(VENV)/.installed-bench ## measure the example application with and without a cache [ARGS=...]
+	@$(BIN)/python -m benchmarks.run --only shop $(ARGS)
+
 docs: $(VENV)/.installed-docs ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "Built: site/index.html"
 
 clean: ## remove .venv and all that the targets wrote
-	@rm -rf $(VENV) site build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) .shop site build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Installed anew when pyproject.toml changes; the code itself is linked, not copied.

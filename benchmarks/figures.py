@@ -12,14 +12,16 @@ from benchmarks.stats import median, quantile
 
 FORMAT = 1
 RESULTS = Path(__file__).resolve().parent / "results" / "latest.json"
-REDIS_RESULTS = RESULTS.with_name("redis.json")
-DECODING_RESULTS = RESULTS.with_name("decoding.json")
-OUTBOX_RESULTS = RESULTS.with_name("outbox.json")
-TRACKING_RESULTS = RESULTS.with_name("tracking.json")
-CAPTURE_RESULTS = RESULTS.with_name("capture.json")
+APART = ("redis", "outbox", "tracking", "capture", "decoding", "django", "behind", "shop")
+"""They need programs of servers. Each has a file of results, and a part of the page, of its own."""
 
 Sense = Literal["<=", ">=", "<", "="]
 Verdict = Literal["met", "missed", "failed", ""]
+
+
+def results_of(name: str) -> Path:
+    """Give the file of a benchmark that stands apart."""
+    return RESULTS.with_name(f"{name}.json")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,19 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.figures import (
-    CAPTURE_RESULTS,
-    DECODING_RESULTS,
-    FORMAT,
-    OUTBOX_RESULTS,
-    REDIS_RESULTS,
-    RESULTS,
-    TRACKING_RESULTS,
-    Figure,
-    Options,
-    Run,
-    failed,
-)
+from benchmarks.figures import APART, FORMAT, RESULTS, Figure, Options, Run, failed, results_of
 from benchmarks.table import plain
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,10 +34,23 @@ BENCHMARKS = {
     "tracking": "benchmarks.tracking",
     "capture": "benchmarks.capture",
     "decoding": "benchmarks.decoding",
+    "django": "benchmarks.django_bench",
+    "behind": "benchmarks.behind",
+    "shop": "benchmarks.shop",
 }
-# They need servers' programs, and have files of results of their own.
-APART = ("redis", "outbox", "tracking", "capture", "decoding")
-PEERS = ("aiocache", "cachebox", "cachetools", "cashews", "diskcache", "dogpile.cache", "hiredis", "redis", "theine")
+PEERS = (
+    "aiocache",
+    "cachebox",
+    "cachetools",
+    "cashews",
+    "django",
+    "diskcache",
+    "dogpile.cache",
+    "hiredis",
+    "redis",
+    "theine",
+)
+OF_THE_SHOP = ("fastapi", "uvicorn", "sqlalchemy", "psycopg", "aiosqlite")
 TIMEOUT_S = 900.0
 
 
@@ -79,10 +80,10 @@ def _measure(module: str, options: Options, answer: Connection) -> None:
         answer.send(f"{type(error).__name__}: {error}")
 
 
-def versions() -> dict[str, str]:
-    """Give the versions of this package, its dependency and its peers, as far as they are installed."""
+def versions(only: list[str]) -> dict[str, str]:
+    """Give the versions of this package, its dependency, and what it runs beside, as far as they are installed."""
     found = {}
-    for name in ("unstale", "msgspec", *PEERS):
+    for name in ("unstale", "msgspec", *(OF_THE_SHOP if only == ["shop"] else PEERS)):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -101,6 +102,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def written_to(only: list[str]) -> Path | None:
+    """Give the file of a full run: all that stand together, or one that stands apart."""
+    if not only:
+        return RESULTS
+    return results_of(only[0]) if len(only) == 1 and only[0] in APART else None
+
+
 def main(argv: list[str]) -> int:
     """Run what was asked for. A target that is missed is a verdict, not an error."""
     given = arguments(argv)
@@ -117,21 +125,12 @@ def main(argv: list[str]) -> int:
         system=f"{platform.system()} {platform.machine()}",
         cpus=os.cpu_count() or 1,
         quick=given.quick,
-        versions=versions(),
+        versions=versions(given.only or []),
         figures=figures,
     )
     print(plain(figures))
     print(f"{time.perf_counter() - began:.0f} s")
-    apart: dict[tuple[str, ...], Path] = {
-        ("redis",): REDIS_RESULTS,
-        ("outbox",): OUTBOX_RESULTS,
-        ("tracking",): TRACKING_RESULTS,
-        ("capture",): CAPTURE_RESULTS,
-        ("decoding",): DECODING_RESULTS,
-    }
-    files: dict[tuple[str, ...], Path] = {(): RESULTS, **apart}
-    full = files.get(tuple(given.only or ()))
-    file = given.json or (None if given.quick else full)
+    file = given.json or (None if given.quick else written_to(given.only or []))
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=2) + b"\n")

@@ -12,24 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.figures import (
-    CAPTURE_RESULTS,
-    OUTBOX_RESULTS,
-    REDIS_RESULTS,
-    RESULTS,
-    TRACKING_RESULTS,
-    Figure,
-    Run,
-)
+from benchmarks.figures import APART, RESULTS, Figure, Run, results_of
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "benchmarks.md"
 SCALE_PAGE = DOCS / "guides" / "scale.md"
 BEGIN = "<!-- bench:begin -->"
 END = "<!-- bench:end -->"
-REDIS_MARKS = ("<!-- redis:begin -->", "<!-- redis:end -->")
-OUTBOX_MARKS = ("<!-- outbox:begin -->", "<!-- outbox:end -->")
-CAPTURE_MARKS = ("<!-- capture:begin -->", "<!-- capture:end -->")
 SCALE_MARKS = ("<!-- fan-out:begin -->", "<!-- fan-out:end -->")
 FAN_OUT = "redis fan-out"
 HEADER = ("figure", "target", "measured", "spread", "verdict")
@@ -46,7 +35,10 @@ GROUPS = {
     FAN_OUT: "What one Redis carries",
     "outbox": "The outbox on PostgreSQL, its log on Redis",
     "tracking": "Sessions of SQLAlchemy, tracked by untracked",
+    "shop": "The example application under load",
     "capture": "Change capture on PostgreSQL, its log on Redis",
+    "django": "Django's cache, on one Redis with Django's own backend",
+    "behind": "Acknowledged writes of a write-behind",
 }
 
 
@@ -128,8 +120,8 @@ def between(page: str, begin: str, end: str, text: str) -> str:
 def marks_of(run: Run) -> tuple[str, str]:
     """Give the two marks between which the figures of a run stand."""
     parts = {figure.group.partition(" ")[0] for figure in run.figures}
-    apart = {"redis": REDIS_MARKS, "outbox": OUTBOX_MARKS, "capture": CAPTURE_MARKS}
-    return apart.get(next(iter(parts)), (BEGIN, END)) if len(parts) == 1 else (BEGIN, END)
+    name = next(iter(parts)) if len(parts) == 1 else ""
+    return (f"<!-- {name}:begin -->", f"<!-- {name}:end -->") if name in APART else (BEGIN, END)
 
 
 def main(argv: list[str]) -> int:
@@ -138,11 +130,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", type=Path, help="default: all of results/")
     parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args(argv)
-    files = (
-        [file for file in (RESULTS, REDIS_RESULTS, OUTBOX_RESULTS, TRACKING_RESULTS, CAPTURE_RESULTS) if file.exists()]
-        if given.json is None
-        else [given.json]
-    )
+    known = (RESULTS, *map(results_of, APART))
+    files = [file for file in known if file.exists()] if given.json is None else [given.json]
     for file in files:
         run = msgspec.json.decode(file.read_bytes(), type=Run)
         page = given.page.read_text(encoding="utf-8")

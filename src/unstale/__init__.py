@@ -12,7 +12,8 @@ from unstale.core.origin import Origin
 from unstale.core.policy import Policy
 from unstale.core.write import Receipt
 from unstale.errors import UnstaleError
-from unstale.loading import observe, skip, tag, ttl, version
+from unstale.loading import needs_primary, observe, skip, tag, ttl, version
+from unstale.session import Session, session
 
 __all__ = [
     "AsyncCached",
@@ -24,13 +25,16 @@ __all__ = [
     "Policy",
     "Read",
     "Receipt",
+    "Session",
     "SignedPickle",
     "Ticket",
     "UnstaleError",
     "__version__",
     "errors",
     "escape",
+    "needs_primary",
     "observe",
+    "session",
     "skip",
     "tag",
     "ttl",
