@@ -69,8 +69,6 @@ test: $(INSTALLED) ## all tests, branch coverage of the core, the simulator [SIM
 	@echo "Branch coverage of $(CORE), which must be $(COVERAGE) %:"
 	@$(BIN)/python -m coverage report --include='$(CORE)/*' --fail-under=$(COVERAGE) \
 		|| { echo "Cover the lines and branches named above, or take them out."; exit 1; }
-	@echo "Each defence taken out in turn, which the simulator must notice:"
-	@$(BIN)/python -m pytest -m sim --no-header -q -n auto
 	@$(MAKE) sim-ci
 
 sim-ci: $(INSTALLED)

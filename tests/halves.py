@@ -1,8 +1,9 @@
-"""Runs all tests but the simulator's in two processes at once: most of them wait for a server, a process or a clock.
+"""Runs all tests in three processes at once: most of them wait for a server, a process or a clock.
 
 python -m tests.halves [what pytest takes ...]
 
-The first half is shown while it runs, the second when both are over. Each writes coverage data of its own.
+The first half is shown while it runs, the rest when all are over. Each half writes coverage data of its own. The
+mutants of the simulator never wait, so they have the lowest priority: they take what the others leave.
 """
 
 from __future__ import annotations
@@ -11,27 +12,41 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import IO
 
 HALVES = (("tests/unit", "tests/conformance", "tests/e2e"), ("tests/integration",))
-COMMAND = (sys.executable, "-m", "coverage", "run", "-m", "pytest", "-m", "not sim", "-p", "no:cacheprovider")
+PYTEST = ("-m", "pytest", "-p", "no:cacheprovider")
+COVERED = (sys.executable, "-m", "coverage", "run", *PYTEST, "-m", "not sim")
+MUTANTS = ("nice", "-n", "19", sys.executable, *PYTEST, "-m", "sim", "-n", "auto", "--no-header", "-q")
 
 
 def main(options: list[str]) -> int:
-    """Run both: 0 when all tests of both have passed."""
+    """Run all: 0 when all tests have passed."""
     began = time.monotonic()
-    first, second = ((*COMMAND, *options, *half) for half in HALVES)
-    with tempfile.TemporaryFile() as shown_later:
-        beside = subprocess.Popen(second, stdout=shown_later, stderr=subprocess.STDOUT)
+    first, second = ((*COVERED, *options, *half) for half in HALVES)
+    with tempfile.TemporaryFile() as half, tempfile.TemporaryFile() as mutants:
+        beside = [
+            subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            for command, output in ((second, half), (MUTANTS, mutants))
+        ]
         try:
             failed = subprocess.call(first)
-            failed = beside.wait() or failed
-        except KeyboardInterrupt:  # it has reached both of them
-            beside.wait()
+            failed = max(failed, *(abs(one.wait()) for one in beside))
+        except KeyboardInterrupt:  # it has reached all of them
+            for one in beside:
+                one.wait()
             failed = 130
-        shown_later.seek(0)
-        sys.stdout.buffer.write(shown_later.read())
-    print(f"Both halves took {time.monotonic() - began:.0f} s.", flush=True)  # noqa: T201 - for whoever waits for it
+        _show(half)
+        print("Each defence taken out in turn, which the simulator must notice:", flush=True)  # noqa: T201 - to be read
+        _show(mutants)
+    print(f"All of these took {time.monotonic() - began:.0f} s.", flush=True)  # noqa: T201 - for whoever waits for it
     return failed
+
+
+def _show(output: IO[bytes]) -> None:
+    output.seek(0)
+    sys.stdout.buffer.write(output.read())
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -106,6 +106,7 @@ def test_replicas_and_quorum(server: RedisServer, cache: Cache) -> None:
         one.replica_of(server)
         assert set(found(server.url)) <= {"min-replicas-to-write", "cache"}
         assert found(f"{server.url}?quorum=0")["replicas"]["level"] == "problem"
+        until(lambda: _seen_replicas(one) == 1)  # what the primary notes of itself is on its replica too
         assert found(one.url)["replicas"]["text"] == f"127.0.0.1:{one.port} is a replica of 127.0.0.1:{server.port}"
         two.replica_of(server)
         assert found(server.url)["replicas"]["level"] == "note"

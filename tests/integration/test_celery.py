@@ -41,7 +41,12 @@ def connected() -> Iterator[None]:
 def tasks_of(shop: Shop, *, eager: bool = False) -> Celery:
     """Give tasks that write by one node and read by the other, as if two machines ran them."""
     app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
-    app.conf.update(task_always_eager=eager, broker_connection_retry_on_startup=False)
+    app.conf.update(
+        task_always_eager=eager,
+        broker_connection_retry_on_startup=False,
+        broker_transport_options={"polling_interval": 0.02},
+        worker_enable_remote_control=False,
+    )
 
     @app.task(name="read", shared=False)  # type: ignore[untyped-decorator]
     def read(*_before: object) -> int:

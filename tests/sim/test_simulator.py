@@ -17,6 +17,12 @@ def test_each_mix_runs_clean(mix: str) -> None:
         assert outcome.failure is None, f"make sim SEED={seed} MIX='{mix}': {outcome.failure}"
 
 
+@pytest.mark.parametrize(("seed", "mix"), [(5848, "evicted marks")])
+def test_seeds_that_failed_once(seed: int, mix: str) -> None:
+    """5848: the simulated server was certain of its marks again, when all was healed, although it had lost some."""
+    assert Simulator(seed, mix).run().failure is None
+
+
 def test_a_seed_decides_everything() -> None:
     """One seed gives one run, line by line."""
     one, two = (Simulator(7, "all", trace=True).run() for _ in range(2))

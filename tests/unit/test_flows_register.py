@@ -220,6 +220,29 @@ def test_h16_a_value_that_is_replaced_during_the_look_is_not_missing(bench: Benc
     assert look(bench, two) == (6 if kind is counting else 5)
 
 
+def test_h14_what_cannot_be_judged_is_not_taken_for_absent() -> None:
+    """1. a lock is taken by `add` 2. a node joins later, and the store's marks do not answer it: it has no lock."""
+    with contextlib.closing(Bench(records_max=2)) as bench:
+        assert adding(bench, bench.node("one")).end() is True
+        for _ in range(5):
+            bench.publish("other")
+        late = bench.node("late")
+        bench.broken[ops.ReadMarks] = UnavailableError("gone")
+        with pytest.raises(UnavailableError, match="gone"):
+            adding(bench, late).end()
+        bench.broken.clear()
+        assert adding(bench, late).end() is False
+
+
+def test_h19_a_value_that_no_relay_vouches_for_is_not_taken_for_absent(bench: Bench) -> None:
+    """Without a pulse nothing is proven fresh by the source, but who has what was written last is the log's to say."""
+    one, two = bench.node("one", relayed=True), bench.node("two", relayed=True)
+    setting(bench, one, 1).end()
+    bench.hear(two)
+    assert counting(bench, two).end() is True
+    assert adding(bench, one).end() is False
+
+
 def test_a_change_without_the_log_is_an_error(bench: Bench) -> None:
     """What is there cannot be known, so neither can be said that nothing is."""
     node = bench.node()

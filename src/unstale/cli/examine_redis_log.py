@@ -71,8 +71,9 @@ def _marks(server: Server, meta: Meta) -> Finding:
 
 
 def _seen_replicas(server: Server, meta: Meta) -> Iterator[Finding]:
-    there = int(server.info("replication").get("connected_slaves", 0))
-    if there < meta.replicas:
+    told = server.info("replication")
+    there = int(told.get("connected_slaves", 0))
+    if there < meta.replicas and told.get("role") == "master":  # a replica has the primary's notes, and says so itself
         yield Finding(
             "problem",
             "replicas",

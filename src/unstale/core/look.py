@@ -152,7 +152,7 @@ async def judge_by_store(node: Node, want: Want, unjudged: Unjudged) -> Served |
     """Judge a stored entry by the store's marks, and keep it in L1 if it is good."""
     entry, cell, lapsed, proven = unjudged
     proven = node.clock() if lapsed else proven
-    verdict, raised = await ask_marks(node, entry, lapsed=lapsed)
+    verdict, raised = await ask_marks(node, entry, lapsed=lapsed, refuse=want.policy.store_out == "refuse")
     if verdict is None or verdict is DEAD:
         return None
     cell.position = raised
@@ -181,13 +181,14 @@ def _keep(node: Node, entry: Entry, cell: Cell, verdict: Verdict) -> bool:
     return True
 
 
-async def ask_marks(node: Node, entry: Entry, *, lapsed: bool) -> tuple[Verdict | None, int]:
+async def ask_marks(node: Node, entry: Entry, *, lapsed: bool, refuse: bool = False) -> tuple[Verdict | None, int]:
     """Judge an entry by the store's marks.
 
     Args:
         node: The node.
         entry: What is to be judged.
         lapsed: The marks alone have to prove its freshness, so they must come from a server that proves itself.
+        refuse: Marks that cannot be read are an error: what they would have judged must not be taken for absent.
 
     Returns:
         The verdict, None when the marks cannot tell; and the position to which the entry's stamp may be raised, which
@@ -202,6 +203,8 @@ async def ask_marks(node: Node, entry: Entry, *, lapsed: bool) -> tuple[Verdict 
         reply = await ReadMarks(scopes)
     except EngineError as error:
         node.trouble("marks", error)
+        if refuse:
+            raise
         return None, before
     if reply.identity.generation != entry.stamp.generation:
         return DEAD, before

@@ -214,6 +214,11 @@ async def _change_locked(node: Node, want: Want, decide: Decide, record: Record)
 
 
 async def _found(node: Node, want: Want, arrived: float) -> Served | None:
+    """Give what is there by all that this node has applied: who asks puts at that head, or has confirmed it before.
+
+    So no lease has to prove it. With a lapsed one a value that is there would be missing, and be taken for absent.
+    """
+    want.consistency = "eventual"
     found = (await look_many(node, (want,), arrived)).get(want.key)
     return None if found is None or found.stale else found
 

@@ -319,7 +319,8 @@ def heal(sim: Simulator) -> None:
         sim.outbox.slow_s = 0.0
     sim.world.lost_replies = sim.world.duplicates = sim.world.scrambled = 0.0
     sim.log.up = sim.store.up = True
-    sim.log.state.certain = True
+    if not sim.log.state.certain:  # the marks that were evicted are gone for ever: what is left counts from here on
+        sim.log.state.forgotten, sim.log.state.certain = sim.log.state.head, True
     for process in sim.living():
         if process.paused:
             process.resume()

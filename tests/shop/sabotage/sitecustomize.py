@@ -1,18 +1,16 @@
 """Takes out of every process that finds this module first what the application rests on: see SABOTAGE.
 
 `untracked`: nobody tells the cache what sessions commit. `late`: each node hears late of what others publish.
-`ticketless`: no cookie carries what a visitor has written. `mortal`: of those who have committed some are killed before
-they tell anybody. `outboxless`: and nothing in the database tells it in their place.
+`ticketless`: no cookie carries what a visitor has written. `mortal`: who has committed is killed before it tells
+anybody. `mute`: who has committed tells nobody. `outboxless`: and nothing in the database tells it in its place.
 """
 
 import os
-import random
 import signal
 import threading
 from typing import Any
 
 LATE_S = 0.8  # within the bound: leases hold
-DEATHS = 0.06  # of the commits
 
 
 def untracked() -> None:
@@ -53,17 +51,24 @@ def ticketless() -> None:
 
 
 def mortal() -> None:
-    """Kill a worker between its commit and its publishing, now and then."""
+    """Kill a worker between its commit and its publishing."""
     from unstale.sqlalchemy.publishing import Publisher
 
     publish = Publisher.publish
 
     def die_or_publish(self: Publisher, transaction: Any) -> None:
-        if transaction.committed and random.random() < DEATHS:
+        if transaction.committed:
             os.kill(os.getpid(), signal.SIGKILL)
         publish(self, transaction)
 
     setattr(Publisher, "publish", die_or_publish)  # noqa: B010 - a method that type checkers let nobody assign
+
+
+def mute() -> None:
+    """Publish nothing of what sessions have committed."""
+    from unstale.sqlalchemy.publishing import Publisher
+
+    setattr(Publisher, "publish", lambda _self, _transaction: None)  # noqa: B010 - see above
 
 
 def outboxless() -> None:
