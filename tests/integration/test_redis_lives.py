@@ -17,8 +17,8 @@ from unstale.core.marks import full
 from unstale.core.ops import MarksReply
 from unstale.core.record import Record
 from unstale.engines.redis import RedisEngine
+from unstale.engines.redis_append_scripts import APPEND
 from unstale.engines.redis_lua import RANGES_MAX, SHARE
-from unstale.engines.redis_scripts import APPEND
 from unstale.engines.redis_url import parse_url
 
 pytestmark = pytest.mark.real

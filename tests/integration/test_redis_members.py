@@ -17,8 +17,8 @@ from unstale.core.about import decode_about
 from unstale.core.ops import Member
 from unstale.core.record import Record
 from unstale.engines.redis import RedisEngine
+from unstale.engines.redis_append_scripts import APPEND, INVALIDATE
 from unstale.engines.redis_log import ABOUT_S
-from unstale.engines.redis_scripts import APPEND, INVALIDATE
 from unstale.engines.redis_url import parse_url
 from unstale.errors import EngineError, FullError, UnavailableError
 

@@ -20,7 +20,7 @@ from tests.support.waiting import DEADLINE_S, until
 from unstale import Cache, Ticket
 from unstale.core.marks import full
 from unstale.core.record import Record, decode_record, encode_record
-from unstale.engines.redis_scripts import APPEND, INVALIDATE
+from unstale.engines.redis_append_scripts import APPEND, INVALIDATE
 from unstale.errors import NotPublishedError
 
 ROOT = Path(__file__).resolve().parents[2]

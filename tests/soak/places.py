@@ -12,7 +12,7 @@ import redis
 from tests.soak.verdict import Limit
 from unstale.engines.ports import Ports
 from unstale.engines.redis import RedisEngine
-from unstale.engines.redis_scripts import TRIM_STEP
+from unstale.engines.redis_append_scripts import TRIM_STEP
 from unstale.engines.redis_store import Names
 from unstale.engines.redis_url import parse_url
 from unstale.engines.sqlite import SQLiteEngine

@@ -40,11 +40,13 @@ def script(
     A node runs the same scripts. Load what this prints with each deploy, or send it by EVAL on NOSCRIPT.
     """
     try:
-        from unstale.engines import redis_scripts
+        from unstale.engines import redis_append_scripts
     except ImportError as error:
         msg = f"the scripts of Redis need {error.name}"
         raise UsageError(msg, hint='install it by: pip install "unstale[redis]"') from error
-    found = {ScriptName.invalidate: redis_scripts.INVALIDATE, ScriptName.append: redis_scripts.APPEND}[name]
+    found = {ScriptName.invalidate: redis_append_scripts.INVALIDATE, ScriptName.append: redis_append_scripts.APPEND}[
+        name
+    ]
     if sha:
         typer.echo(found.sha)
     else:

@@ -154,9 +154,13 @@ class Marks:
 
     def apply(self, position: int, record: Record) -> None:
         """Raise the marks of a record's scopes."""
-        by_scope = self.by_scope
+        by_scope, plain = self.by_scope, not record.soft and record.version is None
         for scope in record.scopes:
-            by_scope[scope] = raised(by_scope.pop(scope, None), position, record)
+            mark = by_scope.pop(scope, None)  # so that it goes to the end
+            if plain and (mark is None or (type(mark) is int and mark < position)):  # as `raised` does, for most
+                by_scope[scope] = position
+            else:
+                by_scope[scope] = raised(mark, position, record)
         if len(by_scope) > self._max:
             # Many at once: to find the first of a dictionary means to pass over all that has been taken out before it.
             surplus = len(by_scope) - self._max + self._max // FORGET_SHARE

@@ -309,7 +309,7 @@ class Node:
                     continue  # a duplicate (H7)
                 if logged.position != reached + 1 or logged.prev != reached_id:
                     break  # a hole: the next poll asks for it again
-                reached, reached_id = logged.position, logged.id
+                reached, reached_id = logged.position, logged.record.id
                 if reached > self.applied:
                     self._apply(logged)
             self._remember()
@@ -329,14 +329,14 @@ class Node:
 
     def _apply(self, logged: Logged) -> None:
         """Raise the marks of a record's scopes, and end the resident entries that depend on them."""
-        for intent in self.intents.pop(logged.id, ()):
+        for intent in self.intents.pop(logged.record.id, ()) if self.intents else ():
             intent.judge(self)  # before its own record raises the marks
         record = self._mark(logged)
-        self.applied, self.applied_id = logged.position, logged.id
+        self.applied, self.applied_id = logged.position, record.id
         self.urgent = self.urgent or record.ack
-        table = self.table
+        table, careful = self.table, record.soft or record.version is not None
         for scope in record.scopes:
-            if record.soft or record.version is not None:
+            if careful:
                 for cell in table.find(scope):
                     self._rejudge(cell)
             elif scope in table.cells or scope in table.dependents or scope == EVERYTHING:

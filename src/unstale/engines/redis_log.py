@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any, Final
 
 from unstale.core.ops import Appended, Batch, Identity, MarksReply, Member, Members
 from unstale.core.record import Logged, Record, Stamp, decode_record, encode_record
 from unstale.engines import redis_scripts as scripts
 from unstale.engines.memory import MEMBER_LIFE
+from unstale.engines.redis_append_scripts import PUT
+from unstale.engines.redis_appends import Appends
 from unstale.engines.redis_calls import Call, Steps
 from unstale.engines.redis_commands import Command
 from unstale.engines.redis_lua import Script
-from unstale.engines.redis_marks import decode_marks, version_text
+from unstale.engines.redis_marks import decode_marks
 from unstale.engines.redis_polls import NOWHERE, Told, decode_told, encode_told, led_to
 from unstale.engines.redis_store import MS, Names, Put, script_call
 from unstale.engines.redis_url import RedisUrl
 from unstale.engines.seal import Seal
 from unstale.errors import UnavailableError
 
-SCRIPT_RECORDS: Final = 50  # that one script appends: its beginning costs little, and the next is made meanwhile
 WAIT_SHARE: Final = 0.5  # of the time for an answer, that replicas have to acknowledge
 TICK_S: Final = 0.1  # an idle server sees only so often (hz 10) that a wait is over: a lease must not lapse by that
 SWEEP_S: Final = 30.0  # so often a node looks for members that have died
@@ -60,6 +60,7 @@ class LogSteps:
         self._clock = clock
         self._new_id = new_id
         self._end_poll = end_poll
+        self._appends = Appends(names, records_max, mark_ms, new_id, self._encode)
         self._left: set[str] = set()  # their polls wait no more
         self._seen: dict[bytes, tuple[bytes, float]] = {}  # members: what each said last, and since when
         self._told: dict[str, tuple[bytes, float]] = {}  # what members told about themselves through us, and until when
@@ -94,19 +95,15 @@ class LogSteps:
     def append(self, records: tuple[Record, ...]) -> Steps[Appended]:
         """Append records by one script, or many by several of one write; acknowledged by the quorum if there is one."""
         quorum = yield from self._quorum()
-        starts = range(0, max(1, len(records)), SCRIPT_RECORDS)  # nothing is appended, and answered, as well
-        makes = [partial(self._appending, records[start : start + SCRIPT_RECORDS]) for start in starts]
+        makes = self._appends.commands(records)
         call = Call(makes, [self._names.log] * len(makes))
         if quorum:
             *replies, acknowledged = yield self._acknowledged(call, quorum)
             self._check(acknowledged, quorum)
         else:
             replies = yield call
-        *_, (generation, *_where, head, head_id) = replies
-        where = [value for reply in replies for value in reply[1:-2]]
-        places = zip(records, where[::2], where[1::2], strict=True)
-        logged = tuple(Logged(position, prev.decode(), record) for record, position, prev in places)
-        return Appended(self._identity(generation, head, head_id), logged)
+        generation, *_where, head, head_id = replies[-1]
+        return Appended(self._identity(generation, head, head_id), self._appends.logged(records, replies))
 
     def put(self, record: Record, entries: Sequence[Put], after: Stamp) -> Steps[Appended | Identity]:
         """Append a record and put entries by one script, if the head is at `after`."""
@@ -115,7 +112,7 @@ class LogSteps:
         args: list[bytes | str | int] = [after.generation, after.position, record.id, self._encode(record), len(marks)]
         args += [part for _name, data, life_ms in entries for part in (data, life_ms)]
         keys = (*marks, *[name for name, _data, _life_ms in entries])
-        call = self._on_log(scripts.PUT, self._records_max, self._mark_ms, *args, keys=keys)
+        call = self._on_log(PUT, self._records_max, self._mark_ms, *args, keys=keys)
         (generation, *where, head, head_id), *acknowledged = yield self._acknowledged(call, quorum) if quorum else call
         self._check(sum(acknowledged), quorum)
         identity = self._identity(generation, head, head_id)
@@ -126,21 +123,6 @@ class LogSteps:
             hint = "look at its replicas: INFO replication; or write quorum=0 into the URL, and lose what it proves"
             told = f"{acknowledged} of {quorum} replicas of {self._url.place} have acknowledged what was appended"
             raise UnavailableError(told, hint=hint)
-
-    def _appending(self, records: tuple[Record, ...]) -> Command:
-        """Give the command that appends records in one atomic step."""
-        names = self._names
-        places: dict[str, int] = {}
-        args: list[bytes | str | int] = [self._records_max, self._mark_ms]
-        for record in records:
-            scopes = [places.setdefault(scope, len(places) + 5) for scope in dict.fromkeys(record.scopes)]
-            version = record.version
-            args += (
-                record.id, self._encode(record), "s" if record.soft else "h", version_text(version),
-                version.timeline if version else "", len(scopes), *scopes,
-            )  # fmt: skip
-        keys = (*names.all, *[names.mark + scope.encode() for scope in places])
-        return script_call(scripts.APPEND, keys, self._new_id(), *args)
 
     def poll(self, member: Member, position: int, limit: int, wait_s: float) -> Steps[Batch]:
         """Ask for what there is, and if that is nothing, wait.

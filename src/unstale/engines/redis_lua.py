@@ -1,4 +1,4 @@
-"""What the Lua scripts of the Redis engine share: their form, and the account of how long marks live.
+"""What the Lua scripts of the Redis engine share: their form, who answers, and the account of how long marks live.
 
 The server lets marks and entries expire by its wall clock, and that may be stepped: an entry can then outlive the mark
 that ends it, and who asks would take the missing mark for "never invalidated" (H22):
@@ -93,3 +93,40 @@ local function settle(key, now, start, upto)
   return first, lives
 end
 """.replace("SHARE", str(SHARE)).replace("RANGES_MAX", str(RANGES_MAX))
+
+# KEYS: 1 meta, 2 log, 3 ids, 4 members. ARGV: 1 an id for a generation that may have to begin.
+IDENTIFY = """
+local meta, log, ids, members, fresh = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]
+local sections = {}
+
+-- The text of a section costs the server as much as several commands do: it is made once a script.
+local function info(section, field)
+  sections[section] = sections[section] or redis.call('INFO', section)
+  return string.match(sections[section], field .. ':(%w+)') or ''
+end
+
+-- Answer: generation, head, the id of the record there, the first position that the marks cover, and what else the
+-- log's own hash holds, by name: one command reads all.
+local function identify()
+  local server = info('replication', 'master_replid')
+  local has = redis.call('HMGET', meta, 'gen', 'pos', 'id', 'server', 'start', 'evicted', 'replicas', 'bound', 'life',
+    'due', 'until')
+  local at, start = tonumber(has[2] or ''), tonumber(has[5] or '')
+  local rest = {evicted = has[6], replicas = tonumber(has[7] or 0), bound = tonumber(has[8] or 0),
+    life = tonumber(has[9] or 0), due = tonumber(has[10] or ''), latest = tonumber(has[11] or '')}
+  if has[1] and at and has[3] and start and has[4] == server then return has[1], at, has[3], start, rest end
+  rest.evicted, rest.replicas, rest.due, rest.latest = info('stats', 'evicted_keys'), 0, nil, nil
+  redis.call('DEL', log, ids, members)
+  redis.call('HSET', meta, 'gen', fresh, 'pos', 0, 'id', '', 'server', server, 'start', 1, 'evicted', rest.evicted,
+    'replicas', 0, 'lives', '', 'due', '', 'until', '')
+  return fresh, 0, '', 1, rest
+end
+
+-- The most replicas that this generation was seen with: an isolated old primary has none any more, and must not be
+-- taken for a server that never had any.
+local function replicas(most)
+  local now = tonumber(info('replication', 'connected_slaves'))
+  if now > most then redis.call('HSET', meta, 'replicas', now) end
+  return math.max(most, now)
+end
+"""
