@@ -189,6 +189,7 @@ def measure(options: Options) -> list[Figure]:
     """Measure each part on a private server of its own."""
     figures = []
     for part in PARTS:
+        print(f"  {part.__name__.replace('_', ' ')} ...", flush=True)
         with RedisServer() as server:
             figures += part(options, server)
     return figures

@@ -14,7 +14,7 @@ from unstale.core.node import Node
 from unstale.core.publish import publish, publish_once, unpublished
 from unstale.core.read import read
 from unstale.core.record import EVERYTHING, Record, Stamp
-from unstale.core.session import Tickets
+from unstale.core.session import GENERATIONS_MAX, Tickets
 from unstale.core.write import invalidate, write
 from unstale.errors import NotPublishedError, UnavailableError
 from unstale.testing.world import NoLock
@@ -266,6 +266,14 @@ def test_h37_tickets_of_two_generations_are_both_kept(bench: Bench, tickets: Tic
     assert source(bench, node) == "load"
     assert tickets.by_cache == {"": (Stamp("g1", 0),)}
     assert source(bench, node) == "l1"
+
+
+def test_h27_generations_of_a_ticket_are_bounded(tickets: Tickets) -> None:
+    """A client that sends tickets of many generations makes no session grow, and does not push out the newest."""
+    for number in range(100):
+        tickets.merge({"": (Stamp(f"g{number}", 1),)})
+    newest = tuple(Stamp(f"g{number}", 1) for number in range(100 - GENERATIONS_MAX, 100))
+    assert tickets.by_cache == {"": newest}
 
 
 def test_h37_what_is_published_meanwhile_still_has_to_be_seen(bench: Bench, tickets: Tickets) -> None:
