@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 import unstale
-from tests.support.behinds import Sink, behind, drained
+from tests.support.behinds import Sink, behind, drained, own_cache
 from tests.support.redis_servers import RedisServer
+from tests.support.waiting import until
 from unstale.behind import Write
-from unstale.errors import UnavailableError
+from unstale.errors import UnavailableError, WriteRefusedError
 
 pytestmark = pytest.mark.real
 
@@ -93,3 +94,28 @@ def test_h02_a_lost_answer_of_the_queue_leaves_nothing_behind(server: RedisServe
         drained(made)
     assert lost
     assert sink.values() == {"a:1": 1}
+
+
+def test_h02_what_was_put_aside_is_told_although_the_answer_was_lost(file: str, sink: Sink) -> None:
+    """1. readers hold what is queued 2. it is put aside, and the queue's answer is lost: they are told all the same."""
+    sink.fail = lambda writes: WriteRefusedError("never", keys=[write.key for write in writes])
+    with own_cache() as cache, behind(file, sink, cache) as made:
+        bury = made._queue.bury
+
+        def losing(*args: Any) -> None:
+            bury(*args)
+            vars(made._queue).pop("bury")
+            raise UnavailableError("the answer was lost")
+
+        vars(made._queue)["bury"] = losing
+
+        def load() -> int:
+            write = made.queued("a:1")
+            return 0 if write is None else write.value
+
+        sink.open.clear()
+        made.put("a:1", 1)
+        assert cache.get_or_load("a:1", load) == 1
+        sink.open.set()
+        until(lambda: cache.get_or_load("a:1", load) == 0)
+        assert "bury" not in vars(made._queue)
