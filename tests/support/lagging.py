@@ -72,9 +72,9 @@ class Shop:
 
 
 @contextlib.contextmanager
-def shops(folder: Path) -> Iterator[Shop]:
-    """Give a shop over one file."""
-    url = f"sqlite:///{folder}/shop.cache"
+def shops(where: Path | str) -> Iterator[Shop]:
+    """Give a shop over one file in a folder, or over the server of a URL."""
+    url = where if isinstance(where, str) else f"sqlite:///{where}/shop.cache"
     with Cache(url, name="shop", max_staleness=BOUND) as writer, late_node(url, name="shop") as late:
         writer.ticket()
         yield Shop(writer, late)
