@@ -25,6 +25,7 @@ FORMAT: Final = b"\x01"
 TOKEN_CHARS_MAX: Final = 2048
 POSITION_MAX: Final = 2**63 - 1
 SEALED: Final = "session"
+UNKNOWN_LIFE_S: Final = 3600.0
 
 _Token = dict[str, tuple[Stamp, ...]]
 _encode = msgspec.msgpack.Encoder().encode
@@ -63,8 +64,14 @@ class Session:
 
     @property
     def life_s(self) -> float:
-        """After so many seconds nobody needs the token: the largest `max_staleness` of the caches published to here."""
-        return self._tickets.life_s
+        """After so many seconds nobody needs the token: the largest `max_staleness` of the caches whose tickets it has.
+
+        That of a cache that was not published to here is not known. It counts as an hour: to keep a ticket for too long
+        costs nothing but its bytes, to lose one the client its own write.
+        """
+        if self._tickets.by_cache.keys() > self._tickets.lives.keys():
+            return max(UNKNOWN_LIFE_S, *self._tickets.lives.values(), 0.0)
+        return max(self._tickets.lives.values(), default=0.0)
 
     def take(self, token: str | None) -> None:
         """Take in another token: of each cache the higher ticket counts.

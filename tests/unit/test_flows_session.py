@@ -82,7 +82,7 @@ def test_a_session_whose_ticket_is_reached_has_its_hits(bench: Bench, tickets: T
     assert script.done
     assert script.value.source == "l1"
     assert tickets.raises == 1
-    assert tickets.life_s == node.max_staleness_s
+    assert tickets.lives == {"": node.max_staleness_s}
 
 
 def test_a_ticket_of_its_own_counts_for_a_read(bench: Bench, tickets: Tickets) -> None:

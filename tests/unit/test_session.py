@@ -18,7 +18,7 @@ from unstale.core.context import surroundings
 from unstale.core.publish import unpublished
 from unstale.core.record import Record
 from unstale.errors import UsageError
-from unstale.session import TOKEN_CHARS_MAX
+from unstale.session import TOKEN_CHARS_MAX, UNKNOWN_LIFE_S
 
 SECRET = "a secret of some length"
 SAFE = set(string.ascii_letters + string.digits + "-_")
@@ -202,6 +202,15 @@ def test_a_token_carries_what_this_process_does_not_know() -> None:
         cache.invalidate("k:1")
         assert set(decoded(session.token)) == {"elsewhere", "shop"}
         assert decoded(session.token)["elsewhere"] == [["g7", 41], ["g8", 3]]
+
+
+def test_h05_a_token_lives_as_long_as_any_of_its_tickets() -> None:
+    """1. a client writes to a cache whose nodes may be late for long 2. then to another one: it keeps both tickets."""
+    with Cache(name="shop", max_staleness="2s") as cache, unstale.session() as session:
+        cache.invalidate("k:1")
+        assert session.life_s == 2.0
+        session.take(token_of({"elsewhere": [["g7", 41]]}))
+        assert session.life_s == UNKNOWN_LIFE_S
 
 
 def decoded(token: str) -> dict[str, Any]:

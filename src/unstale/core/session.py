@@ -50,17 +50,17 @@ class Tickets:
         by_cache: For the name of each cache, what has to be reached: a stamp for each generation. The one that was
             raised last stands last.
         raises: How often something was published.
-        life_s: After so many seconds no node can serve what was published here ended: the largest bound of its nodes.
+        lives: By the name of each cache that was published to: after so many seconds no node can serve what that ended.
     """
 
-    __slots__ = ("__weakref__", "_lock", "_unpublished", "by_cache", "life_s", "raises")
+    __slots__ = ("__weakref__", "_lock", "_unpublished", "by_cache", "lives", "raises")
 
     def __init__(self, lock: AbstractContextManager[Any]) -> None:
         self._lock = lock
         self._unpublished: dict[str, tuple[frozenset[str], bool]] = {}  # by its id: scopes, and whether it failed
         self.by_cache: dict[str, tuple[Stamp, ...]] = {}
         self.raises = 0
-        self.life_s = 0.0
+        self.lives: dict[str, float] = {}
 
     def merge(self, by_cache: Mapping[str, Iterable[Stamp]]) -> None:
         """Take in what has to be seen besides: the higher counts."""
@@ -77,7 +77,7 @@ class Tickets:
         with self._lock:
             self._raise(node.name, stamp)
             self.raises += 1
-            self.life_s = max(self.life_s, node.max_staleness_s)
+            self.lives[node.name] = max(self.lives.get(node.name, 0.0), node.max_staleness_s)
             for record in records:
                 # By its id; or an invalidation that failed was repeated, as its error says, under another id. Not so
                 # one whose transaction is open still: another record of its scopes does not stand for its commit.
