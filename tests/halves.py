@@ -17,7 +17,8 @@ from typing import IO
 HALVES = (("tests/unit", "tests/conformance", "tests/e2e"), ("tests/integration",))
 PYTEST = ("-m", "pytest", "-p", "no:cacheprovider")
 COVERED = (sys.executable, "-m", "coverage", "run", *PYTEST, "-m", "not sim")
-MUTANTS = ("nice", "-n", "19", sys.executable, *PYTEST, "-m", "sim", "-n", "auto", "--no-header", "-q")
+PATIENT = ("-o", "faulthandler_timeout=1200")  # who is seldom let run does not hang
+MUTANTS = ("nice", "-n", "19", sys.executable, *PYTEST, *PATIENT, "-m", "sim", "-n", "auto", "--no-header", "-q")
 
 
 def main(options: list[str]) -> int:

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.redis_servers import RedisServer
 from tests.support.waiting import until
 from unstale.behind import open_queue
+from unstale.behind.queue_file import settle
 from unstale.behind.queue_redis import RedisQueue
 from unstale.behind.writes import DeposedError, Queue, Row
 from unstale.errors import CorruptError, EngineError, EngineUrlError, UnavailableError, UsageError
@@ -292,3 +294,32 @@ def test_writers_of_many_threads_do_not_block_readers(opened: Open) -> None:
     assert len(set(found)) == 60
     assert queues[0].status().queued == 15
     assert max(found) < time.time_ns()
+
+
+class Found(list[Any]):
+    """Rows that have been read."""
+
+    def fetchone(self) -> Any:
+        """Give the first."""
+        return self[0]
+
+
+@pytest.mark.parametrize("steps", range(1, 6))
+def test_h21_two_processes_make_a_queue_at_once(steps: int, tmp_path: Path) -> None:
+    """Whatever one of them has seen of the empty file when the other one makes its tables: both have the same queue."""
+    path, made = str(tmp_path / "writes.queue"), []
+
+    class Interrupted(sqlite3.Connection):
+        done = 0
+
+        def execute(self, *statement: Any) -> Any:
+            found = super().execute(*statement).fetchall()
+            self.done += 1
+            if self.done == steps and not self.in_transaction:
+                with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                    made.append(settle(other, path))
+            return Found(found)
+
+    with closing(sqlite3.connect(path, isolation_level=None, factory=Interrupted)) as one:
+        name = settle(one, path)
+    assert made in ([name], [])

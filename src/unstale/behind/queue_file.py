@@ -91,8 +91,10 @@ def settle(db: sqlite3.Connection, path: str) -> str:
     Raises:
         CorruptError: It is another program's, or of another format.
     """
-    (application,) = db.execute("PRAGMA application_id").fetchone()
+    # In this order: 1. there is no mark of ours 2. another process makes the tables and marks the file 3. there are
+    # tables: they would be taken for another program's.
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (application,) = db.execute("PRAGMA application_id").fetchone()
     if tables and application != APPLICATION_ID:
         hint = "give the queue a path of its own: neither that of a cache nor that of your database"
         raise CorruptError(f"{path} holds something else than a queue", hint=hint, path=path)
