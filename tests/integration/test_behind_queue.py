@@ -323,3 +323,17 @@ def test_h21_two_processes_make_a_queue_at_once(steps: int, tmp_path: Path) -> N
     with closing(sqlite3.connect(path, isolation_level=None, factory=Interrupted)) as one:
         name = settle(one, path)
     assert made in ([name], [])
+
+
+def test_a_queue_whose_server_comes_up_later() -> None:
+    """A producer that is there before its server gets an error and tries again: it is served when the server is there."""
+    with RedisServer(appendonly=True, appendfsync="always") as server:
+        server.kill()
+        with closing(open_queue(f"{server.url}?queue=writes", rows_max=10, durable="process")) as queue:
+            for _ in range(2):
+                with pytest.raises(UnavailableError):
+                    queue.put([[("a", b"1")]], 1)
+            server.start()
+            (versions,) = queue.put([[("a", b"1")]], 1)
+            assert versions is not None
+            assert queue.newest("a") is not None

@@ -112,8 +112,9 @@ class RedisQueue:
     def _putting(self) -> redis.Redis:
         """Give a client of one connection: WAIT counts what was written on its own; and of one process."""
         if self._pid != os.getpid():
-            self._pid, self._me = os.getpid(), secrets.token_hex(8)
+            # It connects: where that fails, the next put tries again.
             self._single = redis.Redis(connection_pool=self._redis.connection_pool, single_connection_client=True)
+            self._pid, self._me = os.getpid(), secrets.token_hex(8)
         return self._single
 
     def _look(self) -> None:
