@@ -326,7 +326,7 @@ def test_h21_two_processes_make_a_queue_at_once(steps: int, tmp_path: Path) -> N
 
 
 def test_a_queue_whose_server_comes_up_later() -> None:
-    """A producer that is there before its server gets an error and tries again: it is served when the server is there."""
+    """A producer that is there before its server gets errors, and is served when the server has come."""
     with RedisServer(appendonly=True, appendfsync="always") as server:
         server.kill()
         with closing(open_queue(f"{server.url}?queue=writes", rows_max=10, durable="process")) as queue:
