@@ -118,7 +118,7 @@ def test_h02_a_put_of_unknown_outcome_is_repeated_and_counts_once(bench: Bench) 
 
 @pytest.mark.parametrize("error", [UnavailableError("gone"), DeniedError("not yours")])
 def test_a_put_that_fails_is_told(bench: Bench, error: Exception) -> None:
-    """A log that does not answer for long, or refuses, is an error of the write; nor is the old one served here (H2)."""
+    """A log that does not answer, or refuses, is an error of the write; nor is the old one served here (H2)."""
     node = bench.node()
     setting(bench, node, "old").end()
     bench.broken[ops.Put] = error
