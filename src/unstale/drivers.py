@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from types import CoroutineType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from unstale.core import ops
 from unstale.core.ops import Flow, Op
@@ -63,7 +63,8 @@ def run(flow: Flow[T], ports: Ports) -> T:
             else:
                 op = flow.send(answer)
     except StopIteration as done:
-        return cast("T", done.value)
+        value: T = done.value
+        return value
     finally:
         flow.close()
 
@@ -184,7 +185,8 @@ async def arun(flow: Flow[T], ports: Ports) -> T:
             else:
                 op = flow.send(answer)
     except StopIteration as done:
-        return cast("T", done.value)
+        value: T = done.value
+        return value
     finally:
         flow.close()
 

@@ -97,7 +97,8 @@ def _asynchronous(plan: Plan) -> Any:
         served: Any = await cache.arun(read_alone(cache.active, want(args, {})))  # `_aread`: each await has its price
         if served.failed:
             raise served.value.with_traceback(None)
-        name(served, args, {})
+        if served.cell is not None and served.cell.queue is not None:
+            name(served.cell, args, {})
         return served.value
 
     return hit
@@ -203,7 +204,8 @@ def _read(plan: Plan, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
     served: Any = cache.run(read_alone(cache.active, plan.want(args, named)))
     if served.failed:
         raise served.value.with_traceback(None)
-    plan.name(served, args, named)
+    if served.cell is not None and served.cell.queue is not None:  # it has come to stay
+        plan.name(served.cell, args, named)
     return served.value
 
 
@@ -212,5 +214,6 @@ async def _aread(plan: Plan, args: tuple[Any, ...], named: dict[str, Any]) -> An
     served: Any = await cache.arun(read_alone(cache.active, plan.want(args, named)))
     if served.failed:
         raise served.value.with_traceback(None)
-    plan.name(served, args, named)
+    if served.cell is not None and served.cell.queue is not None:  # it has come to stay
+        plan.name(served.cell, args, named)
     return served.value

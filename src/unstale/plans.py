@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from unstale.core.about import describe
@@ -12,7 +12,7 @@ from unstale.core.codec import Codec, codec_for
 from unstale.core.keys import Template
 from unstale.core.policy import Consistency, Policy
 from unstale.core.replicas import check_colour
-from unstale.core.served import Served, Want, stored_key
+from unstale.core.served import Want, stored_key
 from unstale.errors import KeyTemplateError, UsageError, ValueTypeError
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class Plan:
         self.aliases: dict[Any, Cell] = {}
         fixed = tuple(tag.text for tag in tags) if not any("{" in tag.text for tag in tags) else None
         self._unused = dict.fromkeys(parameter.name for parameter in parameters)  # in a key, all are given, if not used
+        self._stored = stored_key(codec.shape, "")
         self._scopes = None if fixed is None else tuple(dict.fromkeys((template.namespace, *fixed)))
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -115,18 +116,11 @@ class Plan:
             scopes = self._scopes_of(key, (tag.bind(args, kwargs) for tag in self.tags))
         elif key in scopes:
             scopes = tuple(scope for scope in scopes if scope != key)
-        return Want(
-            key=key,
-            stored_key=stored_key(self.codec.shape, key),
-            scopes=scopes,
-            policy=self.policy,
-            codec=self.codec,
-            bound_s=self.bound_s,
-            consistency=self.consistency,
-            call=functools.partial(self.function, *args, **kwargs) if loads else None,
-            blocking=self.blocking,
-            anew=anew,
-        )
+        call = partial(self.function, *args, **kwargs) if loads else None
+        return Want(  # by their places: the names of ten fields cost as much as the fields
+            key, self._stored + key, scopes, self.policy, self.codec, self.bound_s, self.consistency, None, call,
+            self.blocking, anew,
+        )  # fmt: skip
 
     def want_to_write(self, named: Mapping[str, Any], codec: Codec) -> Want:
         """Give what is to be written by a call of a writer.
@@ -153,10 +147,9 @@ class Plan:
     def _scopes_of(self, key: str, tags: Iterable[str]) -> tuple[str, ...]:
         return tuple(scope for scope in dict.fromkeys((self.template.namespace, *tags)) if scope != key)
 
-    def name(self, served: Served, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Let the next call with these arguments find the entry without rendering its key."""
-        cell = served.cell
-        if cell is None or cell.queue is None or kwargs or self.policy.copy or self.consistency == "strong":
+    def name(self, cell: Cell, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Let the next call with these arguments find their entry without rendering its key."""
+        if kwargs or self.policy.copy or self.consistency == "strong":
             return
         alias: Any
         kind: Any

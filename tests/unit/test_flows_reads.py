@@ -392,7 +392,7 @@ def test_an_early_refresh_starts_at_the_moment_that_was_drawn(bench: Bench, dead
     """Before that moment an entry is served as it is; then one reader refreshes it, once."""
     node = bench.node()
     now = node.clock()
-    found: Any = SimpleNamespace(cell=SimpleNamespace(deadline=now + deadline, fresh_until=now + 10.0))
+    cell: Any = SimpleNamespace(deadline=now + deadline, fresh_until=now + 10.0)
     want = bench.want("k:1", lambda: None)
-    assert due_early(node, want, found) is due
-    assert due_early(node, want, found) is False
+    assert due_early(node, want, cell) is due
+    assert due_early(node, want, cell) is False

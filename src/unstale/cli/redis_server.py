@@ -8,10 +8,10 @@ from typing import Any, Final, Self
 
 from unstale.engines.redis_commands import packed
 from unstale.engines.redis_errors import ErrorReply, reply_error
-from unstale.engines.redis_link import BREAKS, Wire
 from unstale.engines.redis_places import Places, connection_to, unreached
 from unstale.engines.redis_store import Names
 from unstale.engines.redis_url import Address, RedisUrl
+from unstale.engines.redis_wire import BREAKS, Wire
 from unstale.errors import EngineError, UnavailableError
 
 SCAN_STEP: Final = 1000  # keys that a server looks at for one answer, so that it keeps nobody waiting

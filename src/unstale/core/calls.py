@@ -14,7 +14,7 @@ from unstale.core.explain import Explanation, explain
 from unstale.core.frame import Frame
 from unstale.core.many import LoadMany, read_many
 from unstale.core.ops import Delete, Flow, Identity, Load, Wait
-from unstale.core.read import note, read
+from unstale.core.read import note, read, read_plainly
 from unstale.core.record import Record, Stamp
 from unstale.core.served import Served, Want
 from unstale.core.write import Receipt, invalidate, write
@@ -55,7 +55,7 @@ def read_alone(node: Node | None, want: Want) -> Flow[Served | None]:
     """
     if node is None or not node.joined.fired or surroundings.get() is not None:
         return read_served(node, want)
-    return read(node, want)
+    return read_plainly(node, want)
 
 
 async def read_value(node: Node | None, want: Want, default: object) -> Any:

@@ -59,7 +59,9 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
 
 
 _HEAD = struct.Struct("<BI")  # format, CRC-32 of what follows
+_HEAD_BYTES = _HEAD.size
 
+_unpack_head = _HEAD.unpack_from
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Entry).decode
 _decode_failure = msgspec.msgpack.Decoder(Failure).decode
@@ -73,10 +75,10 @@ def encode_entry(entry: Entry) -> bytes:
 
 def decode_entry(data: bytes, key: str) -> Entry | None:
     """Read a stored form; None for anything that is not an entry of this key in a format that we know."""
-    if len(data) < _HEAD.size:
+    if len(data) < _HEAD_BYTES:
         return None
-    form, checksum = _HEAD.unpack_from(data)
-    body = memoryview(data)[_HEAD.size :]
+    form, checksum = _unpack_head(data)
+    body = memoryview(data)[_HEAD_BYTES:]
     if form != FORMAT or checksum != crc32(body):
         return None
     try:

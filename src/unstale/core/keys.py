@@ -162,7 +162,8 @@ class Template:
             TypeError: The function cannot be called so; the error is Python's own.
         """
         if not kwargs and self._required <= len(args) <= self._positional:
-            return self._join(args + self._defaults[len(args) - self._required :])
+            given = args + self._defaults[len(args) - self._required :] if self._defaults else args
+            return self._join(given)
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         return self.render(bound.arguments)

@@ -10,7 +10,7 @@ import msgspec
 
 from unstale.core.codec import TypedCodec
 from unstale.core.entry import FAILURE, Bytes, Entry, class_name, decode_entry, decode_failure
-from unstale.core.marks import DEAD, SOFT, Verdict, judge
+from unstale.core.marks import DEAD, FRESH, SOFT, Verdict, judge
 from unstale.core.ops import Fetched, ReadMarks
 from unstale.core.record import EVERYTHING, Stamp
 from unstale.core.served import Served, Want
@@ -52,21 +52,13 @@ def covers(want: Want, scopes: tuple[str, ...]) -> bool:
 
 def serve(node: Node, want: Want, cell: Cell, stamp: Stamp, *, source: str, proven: float | None, why: str) -> Served:
     """Give what a reader gets of an entry."""
-    value = cell.value
-    if want.policy.copy and not cell.failed:
+    value, failed, fresh_until = cell.value, cell.failed, cell.fresh_until
+    if want.policy.copy and not failed:
         value = want.codec.decode(value)
+    stale = cell.soft or node.clock() >= fresh_until
     return Served(
-        value=value,
-        failed=cell.failed,
-        source=source,
-        stamp=stamp,
-        scopes=(cell.key, *cell.scopes),
-        proven=proven,
-        stale=cell.soft or node.clock() >= cell.fresh_until,
-        why=why,
-        fresh_until=cell.fresh_until,
-        cell=cell,
-    )
+        value, source, stamp, (cell.key, *cell.scopes), proven, why, failed, stale, fresh_until, cell
+    )  # by their places: the names of ten fields cost as much as the fields
 
 
 async def look_l1(node: Node, want: Want, arrived: float) -> Served | None:
@@ -126,24 +118,28 @@ def judge_stored(
     Returns:
         None for a miss, and a stale `Served` for a softly ended entry.
     """
-    node.counts["fetches"] += 1
-    assert not isinstance(fetched, EngineError), "who could ask for nothing raises it"
+    counts = node.counts
+    counts["fetches"] += 1
     if fetched is None:
         return None
+    assert type(fetched) is Fetched, "who could ask for nothing raises an error"
     entry = decode_entry(fetched.data, want.key)
     cell = None if entry is None else materialize(node, want, entry, fetched.remaining_s, asked)
     if entry is None or cell is None:
-        node.counts["undecodable"] += 1
+        counts["undecodable"] += 1
         return None
     with node.lock:
         verdict = node.judge(entry)
         if verdict is DEAD:
             return None
-        lapsed = not proves(node, want, arrived)
         proven = node.lease.proven
+        lapsed = arrived >= proven + want.bound_s and want.consistency != "eventual"  # as `proves` says
         if verdict is None or lapsed:
             return Unjudged(entry, cell, lapsed, proven) if want.policy.revalidate or not lapsed else None
-        if not _keep(node, entry, cell, verdict):
+        if verdict is FRESH:  # as `_keep` does, for most
+            node.table.put(cell)
+            counts["store_hits"] += 1
+        elif not _keep(node, entry, cell, verdict):
             return None
     return serve(node, want, cell, entry.stamp, source="store", proven=proven, why="judged by local marks")
 
@@ -223,9 +219,11 @@ def materialize(node: Node, want: Want, entry: Entry, remaining_s: float, asked:
     Its life is what the store says remains of it, counted from before the store was asked: no clock of another machine
     has a part in it (H22).
     """
-    scopes = shared_scopes(want, entry.scopes)
-    if scopes is not want.scopes and not covers(want, scopes):
-        return None
+    scopes = want.scopes  # entries of a function share one tuple, where they have no scopes beyond it
+    if entry.scopes != scopes:
+        scopes = entry.scopes
+        if not covers(want, scopes):
+            return None
     value: object
     try:
         if entry.kind == FAILURE:

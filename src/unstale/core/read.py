@@ -20,6 +20,7 @@ from unstale.errors import EngineError, UnprovenError, UsageError
 if TYPE_CHECKING:
     from unstale.core.flights import Flight
     from unstale.core.node import Node
+    from unstale.core.table import Cell
 
 
 def read(node: Node, want: Want) -> Flow[Served | None]:
@@ -33,13 +34,13 @@ def read(node: Node, want: Want) -> Flow[Served | None]:
         Exception: Whatever the loader raised.
     """
     around = surroundings.get()
-    return _read(node, want) if around is None or not around.changed else _read_in_transaction(node, want)
+    return read_plainly(node, want) if around is None or not around.changed else _read_in_transaction(node, want)
 
 
 async def _read_in_transaction(node: Node, want: Want) -> Served | None:
     """Read where something was changed and not published: a transaction, or a session, sees its own changes."""
     if not changed_here((want.key, *want.scopes)):
-        served = await _read(node, want)
+        served = await read_plainly(node, want)
         if served is None or not hides(served):
             return served
     if want.call is None:
@@ -55,7 +56,8 @@ def hides(served: Served) -> bool:
     return served.source != "load" and changed_here(served.scopes)
 
 
-async def _read(node: Node, want: Want) -> Served | None:
+async def read_plainly(node: Node, want: Want) -> Served | None:
+    """Read a key where no transaction or session around the read has changed anything: see `read`."""
     arrived = asked = node.clock()
     # Whether a ticket has to be answered: most often there is none, and nothing around the read that could have one.
     asks = want.after is not None or want.consistency == "strong" or surroundings.get() is not None
@@ -84,7 +86,8 @@ async def _read(node: Node, want: Want) -> Served | None:
                 found = stored
     if found is None or found.stale:
         return await _beyond(node, want, arrived, found)
-    if due_early(node, want, found):
+    cell = found.cell
+    if cell is not None and cell.deadline < cell.fresh_until and due_early(node, want, cell):
         await refresh(node, want)
     return found
 
@@ -184,13 +187,9 @@ def _unproven(node: Node, want: Want) -> Served | None:
     )  # fmt: skip
 
 
-def due_early(node: Node, want: Want, found: Served) -> bool:
+def due_early(node: Node, want: Want, cell: Cell) -> bool:
     """Say whether a refresh is to start because the moment that was drawn for it (XFetch) has come; once an entry."""
-    cell = found.cell
-    if cell is None or cell.deadline >= cell.fresh_until or want.call is None:  # by far the most: no early refresh
-        return False
-    now = node.clock()
-    due = cell.deadline <= now < cell.fresh_until
+    due = want.call is not None and cell.deadline <= node.clock() < cell.fresh_until
     if due:
         cell.deadline = cell.fresh_until
     return due

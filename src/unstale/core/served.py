@@ -19,11 +19,12 @@ def stored_key(shape: str, key: str) -> str:
     return f"{shape}|{key}"
 
 
-class Want(msgspec.Struct, kw_only=True, eq=False):
+class Want(msgspec.Struct, eq=False):
     """One read of one key.
 
     Attributes:
         key: The key, which is also its own scope.
+        stored_key: The key in the store, by `stored_key`.
         scopes: The scopes known beforehand: tags and namespace.
         policy: How it is kept.
         codec: How its value is encoded.
@@ -36,10 +37,10 @@ class Want(msgspec.Struct, kw_only=True, eq=False):
         refreshing: A refresh in the background, of which one in the cluster is enough.
         store_failed: The store failed during this read.
         has_stale: The reader has something stale to fall back on when the load is slow.
-        stored_key: The key in the store, by `stored_key`.
     """
 
     key: str
+    stored_key: str
     scopes: tuple[str, ...]
     policy: Policy
     codec: Codec
@@ -52,38 +53,37 @@ class Want(msgspec.Struct, kw_only=True, eq=False):
     refreshing: bool = False
     store_failed: bool = False
     has_stale: bool = False
-    stored_key: str
 
     def again(self) -> Want:
         """Give the same read as a refresh in the background."""
         return msgspec.structs.replace(self, after=None, consistency="bounded", anew=False, refreshing=True)
 
 
-class Served(msgspec.Struct, kw_only=True, eq=False):
+class Served(msgspec.Struct, eq=False):
     """The answer to a read.
 
     Attributes:
         value: The value, or the exception to be raised.
-        failed: It is an exception.
         source: `l1`, `store`, `load` or `flight`.
         stamp: The stamp of the entry, None when it has none.
         scopes: All that would end it, its own key first.
         proven: The moment as of which it was proven fresh; None when nothing proved it.
-        stale: It is served although it is no longer fresh.
         why: The reason, in a few words.
+        failed: The value is an exception.
+        stale: It is served although it is no longer fresh.
         fresh_until: The moment at which its life ends; None when it is not kept.
         cell: The resident entry, if it is one.
         view_from: The earliest moment that its view may show, if it was loaded.
     """
 
     value: Any
-    failed: bool = False
     source: str
     stamp: Stamp | None
     scopes: tuple[str, ...]
     proven: float | None
-    stale: bool = False
     why: str
+    failed: bool = False
+    stale: bool = False
     fresh_until: float | None = None
     cell: Cell | None = None
     view_from: float | None = None

@@ -23,12 +23,13 @@ from unstale.engines.linger import Linger, LoopLinger
 from unstale.engines.memory import RECORDS_MAX
 from unstale.engines.ports import Guarantees
 from unstale.engines.redis_errors import ErrorReply
-from unstale.engines.redis_link import BREAKS, Link
+from unstale.engines.redis_link import Link
 from unstale.engines.redis_log import LogSteps
 from unstale.engines.redis_loop import LoopLink
 from unstale.engines.redis_places import Places
 from unstale.engines.redis_store import MS, Names, StoreSteps
 from unstale.engines.redis_url import RedisUrl
+from unstale.engines.redis_wire import BREAKS
 from unstale.engines.seal import OnForged, Seal
 from unstale.errors import EngineError
 
@@ -106,7 +107,7 @@ class RedisEngine:
         if len(keys) == 1:
             name, wire = self._store_steps.name_and_wire(keys[0])
             replies = self._link.ask_at_hand(wire, 2)
-            if replies is not None:
+            if replies is not None and ErrorReply not in map(type, replies):
                 return (self._store_steps.found(name, *replies),)
         return self._link.run(self._store_steps.fetch(keys))
 
@@ -197,12 +198,12 @@ class RedisEngine:
             if stream is not None:
                 name, wire = self._store_steps.name_and_wire(keys[0])
                 try:
-                    replies = await stream.ask(wire, 2)
+                    left_ms, data = await stream.ask(wire, 2)
                 except BREAKS as error:
                     self._loops.note(error)
                 else:
-                    if ErrorReply not in map(type, replies):
-                        return (self._store_steps.found(name, *replies),)
+                    if type(left_ms) is not ErrorReply and type(data) is not ErrorReply:
+                        return (self._store_steps.found(name, left_ms, data),)
         return await self._loops.run(self._store_steps.fetch(keys))
 
     async def astore(self, items: tuple[Item, ...]) -> None:

@@ -1,109 +1,18 @@
-"""Connections for blocking code: one for each call under way, kept for the next.
-
-redis-py makes a connection (TLS, password, database); after that its socket is read and written here, with hiredis as
-the parser, since redis-py's own layers cost more than the server's answer does.
-"""
+"""Connections for blocking code: one for each call under way, kept for the next."""
 
 from __future__ import annotations
 
-import os
-import socket
-import struct
-import sys
 from collections import deque
+from os import getpid
 from typing import Any, Final
 
-import hiredis
-import redis
-from redis.connection import Connection
-
 from unstale.engines.redis_calls import Ask, Refresh, Steps, T, follow
-from unstale.engines.redis_commands import Data
-from unstale.engines.redis_errors import ErrorReply
 from unstale.engines.redis_places import Places, connection_to, unreached
 from unstale.engines.redis_url import Address
+from unstale.engines.redis_wire import BREAKS, Wire
 from unstale.errors import EngineError
 
 IDLE_MAX: Final = 32  # connections to a server that are kept for later
-READ_BYTES: Final = 1 << 16
-BREAKS: Final = (OSError, redis.RedisError, hiredis.HiredisError)
-TIMEVAL: Final = struct.Struct("ll")  # of 64-bit Linux
-KERNEL_TIMES: Final = sys.platform == "linux" and sys.maxsize > 2**32
-
-
-class Wire:
-    """One connection to one server.
-
-    Args:
-        connection: As redis-py made it.
-        timeout_s: What an answer may take, in seconds.
-    """
-
-    __slots__ = ("_connection", "_kernel", "_limit_s", "_reader", "_socket", "_timeout_s", "used")
-
-    def __init__(self, connection: Connection, timeout_s: float) -> None:
-        connection.connect()  # type: ignore[no-untyped-call]
-        self._connection = connection
-        sock = connection._get_socket()  # noqa: SLF001 - there is no public way to it
-        assert sock is not None, "it is connected"
-        self._socket = sock
-        self._reader = hiredis.Reader(replyError=ErrorReply)
-        self._timeout_s = timeout_s
-        # Python asks before each read and write whether it can be done in time: two system calls more than if the
-        # kernel keeps the time itself.
-        self._kernel = KERNEL_TIMES and type(sock) is socket.socket
-        if self._kernel:
-            sock.settimeout(None)
-            self._limit(socket.SO_SNDTIMEO, timeout_s)
-            self._limit(socket.SO_RCVTIMEO, timeout_s)
-        self._limit_s = timeout_s  # what the next answer may take
-        self.used = False
-
-    def _limit(self, option: int, seconds: float) -> None:
-        """Limit how long the socket may take to receive, and unless the kernel can be told, to send."""
-        if self._kernel:
-            microseconds = max(1, int(seconds * 1e6))
-            self._socket.setsockopt(socket.SOL_SOCKET, option, TIMEVAL.pack(*divmod(microseconds, 1_000_000)))
-        else:
-            self._socket.settimeout(seconds)
-
-    def ask(self, data: Data, count: int, wait_s: float) -> list[Any]:
-        """Send bytes, and give so many replies."""
-        sock, reader = self._socket, self._reader
-        limit_s = self._timeout_s + wait_s
-        if limit_s != self._limit_s:  # most often it has answered the same before: that is a system call less
-            self._limit(socket.SO_RCVTIMEO, limit_s)
-            self._limit_s = limit_s
-        replies: list[Any] = []
-        try:
-            if isinstance(data, bytes):
-                sock.sendall(data)
-            else:
-                for piece in data:
-                    sock.sendall(piece())
-            while len(replies) < count:
-                received = sock.recv(READ_BYTES)
-                if not received:
-                    raise ConnectionResetError("the server has closed the connection")
-                reader.feed(received)
-                while len(replies) < count and (reply := reader.gets()) is not False:
-                    replies.append(reply)
-        except BlockingIOError as error:  # so the kernel says that the time is over
-            raise TimeoutError("timed out") from error
-        self.used = True
-        return replies
-
-    def cut(self) -> None:
-        """End what waits on it, from another thread; it is not asked again."""
-        self.used = False
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
-
-    def close(self) -> None:
-        """Close it."""
-        self._connection.disconnect()  # type: ignore[no-untyped-call]
 
 
 class Link:
@@ -119,9 +28,11 @@ class Link:
 
     def reborn(self) -> None:
         """Start anew in a forked child: the connections are its parent's."""
-        self._pid = os.getpid()
+        self._pid = getpid()
+        self._breaker = self._places.breakers.at(self._places.only)
         self._idle: dict[Address, deque[Wire]] = {}
         self._polls: dict[str, Wire] = {}
+        self._asking: deque[None] = deque()
         self.closed = False
 
     def run(self, steps: Steps[T]) -> T:
@@ -130,7 +41,7 @@ class Link:
         Raises:
             EngineError: One of them failed.
         """
-        if os.getpid() != self._pid:
+        if getpid() != self._pid:
             self._places.reborn()
             self.reborn()
         moves = follow(steps, self._places)
@@ -151,18 +62,21 @@ class Link:
         """Ask the one server that there is, by a connection that is at hand: the usual case, without any detour.
 
         Returns:
-            The replies; None where the case is not so usual, or the connection had died: then `run` sees to it.
+            The replies, errors among them; None where the case is not so usual, or the connection had died: then `run`
+            sees to it.
 
         Raises:
             EngineError: The server does not answer in time.
         """
-        places = self._places
-        address = places.only
-        if address is None or places.breakers.failures(address) or os.getpid() != self._pid:
+        address, breaker = self._places.only, self._breaker
+        if address is None or breaker.failures or getpid() != self._pid:
+            return None
+        idle = self._idle.get(address)
+        if not idle:
             return None
         try:
-            wire = self._idle[address].pop()
-        except LookupError:
+            wire = idle.pop()
+        except IndexError:  # another thread was quicker
             return None
         try:
             replies = wire.ask(data, count, 0.0)
@@ -170,13 +84,13 @@ class Link:
             self._drop(address, wire)
             if not isinstance(error, TimeoutError):
                 return None
-            places.breakers.at(address).failed()
-            raise unreached(address, places.url, error) from error
+            breaker.failed()
+            raise unreached(address, self._places.url, error) from error
         except BaseException:  # interrupted: its reply may still come
             self._drop(address, wire)
             raise
         self._give_back(address, wire)
-        return None if ErrorReply in map(type, replies) else replies
+        return replies
 
     def _refresh(self, move: Refresh) -> list[Any]:
         try:
@@ -221,7 +135,7 @@ class Link:
                 return idle.pop()
             except IndexError:  # another thread was quicker
                 pass
-        return Wire(connection_to(self._places.url, address), self._places.url.timeout_s)
+        return Wire(connection_to(self._places.url, address), self._places.url.timeout_s, self._asking)
 
     def _give_back(self, address: Address, wire: Wire) -> None:
         idle = self._idle.get(address)

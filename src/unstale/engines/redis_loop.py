@@ -8,10 +8,11 @@ the parser.
 from __future__ import annotations
 
 import asyncio
-import os
 import weakref
+from asyncio import get_running_loop
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from os import getpid
 from typing import Any, cast
 
 import hiredis
@@ -22,14 +23,12 @@ from redis.backoff import NoBackoff
 from unstale.engines.redis_calls import Ask, Refresh, Steps, T, follow
 from unstale.engines.redis_commands import joined
 from unstale.engines.redis_errors import ErrorReply
-from unstale.engines.redis_link import BREAKS
 from unstale.engines.redis_places import Places, unreached
 from unstale.engines.redis_url import Address, RedisUrl
+from unstale.engines.redis_wire import BREAKS
 from unstale.errors import EngineError
 
-Waiter = tuple[int, list[Any], "asyncio.Future[list[Any]]"]
-
-
+Waiter = tuple[float, int, list[Any], "asyncio.Future[list[Any]]"]  # until when it waits, for how many replies
 Place = tuple[Address, bool]  # a server; and whether the connection is one for calls that wait for its replicas
 
 
@@ -42,10 +41,10 @@ class Stream(asyncio.Protocol):
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
-        self._loop = loop
+        self.loop = loop
         self._timeout_s = timeout_s
         self._reader = hiredis.Reader(replyError=ErrorReply)
-        self._waiters: deque[tuple[float, Waiter]] = deque()
+        self._waiters: deque[Waiter] = deque()
         self._outgoing: list[bytes] = []
         self._alone = True
         self._transport: asyncio.Transport | None = None
@@ -71,20 +70,21 @@ class Stream(asyncio.Protocol):
         Requests that come together leave together, at the end of the loop's turn. A single task that asks again and
         again need not wait for that: while the last turn had one request, the next one leaves at once.
         """
-        future: asyncio.Future[list[Any]] = self._loop.create_future()
-        if self.broken is not None or self._transport is None:
+        loop = self.loop
+        future: asyncio.Future[list[Any]] = loop.create_future()
+        if self._transport is None:
             future.set_exception(self.broken or ConnectionResetError("not connected"))
             return future
-        until = self._loop.time() + self._timeout_s
+        until = loop.time() + self._timeout_s
         at_once = self._alone and not self._waiters
-        self._waiters.append((until, (count, [], future)))
+        self._waiters.append((until, count, [], future))
         if self._timer is None:
-            self._timer = self._loop.call_at(until, self._look)
+            self._timer = loop.call_at(until, self._look)
         if at_once:
             self._transport.write(data)
             return future
         if not self._outgoing:
-            self._loop.call_soon(self._flush)
+            loop.call_soon(self._flush)
         self._outgoing.append(data)
         return future
 
@@ -97,12 +97,12 @@ class Stream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hand the replies to those who wait for them."""
         self._reader.feed(data)
-        waiters = self._waiters
+        waiters, take = self._waiters, self._reader.gets
         try:
             while waiters:
-                count, replies, future = waiters[0][1]
+                _until, count, replies, future = waiters[0]
                 while len(replies) < count:
-                    reply = self._reader.gets()
+                    reply = take()
                     if reply is False:
                         return
                     replies.append(reply)
@@ -122,16 +122,16 @@ class Stream(asyncio.Protocol):
         if not self._waiters:
             return
         until = self._waiters[0][0]
-        if self._loop.time() >= until:
+        if self.loop.time() >= until:
             self._break(TimeoutError(f"no answer within {self._timeout_s:g} s"))
         else:
-            self._timer = self._loop.call_at(until, self._look)
+            self._timer = self.loop.call_at(until, self._look)
 
     def _break(self, error: BaseException) -> None:
         if self.broken is None:
             self.broken = error
         waiters, self._waiters = self._waiters, deque()
-        for _until, (_count, _replies, future) in waiters:
+        for _until, _count, _replies, future in waiters:
             if not future.done():
                 future.set_exception(error)
         self.close()
@@ -175,7 +175,7 @@ class Lane:
             return alive
         stream = self.streams.get(place)
         if not isinstance(stream, asyncio.Task):
-            stream = asyncio.get_running_loop().create_task(self._open(url, place))
+            stream = get_running_loop().create_task(self._open(url, place))
             self.streams[place] = stream
         return await asyncio.shield(stream)  # others wait for it too, when one of them is cancelled
 
@@ -184,7 +184,7 @@ class Lane:
             if not self._lives:
                 self._lives = True
                 await anext(self._life)
-            stream = Stream(asyncio.get_running_loop(), url.timeout_s)
+            stream = Stream(get_running_loop(), url.timeout_s)
             await stream.open(url, place[0])
         except BaseException:
             self.streams.pop(place, None)
@@ -213,9 +213,10 @@ class LoopLink:
 
     def reborn(self) -> None:
         """Start anew in a forked child: the connections are its parent's."""
-        self._pid = os.getpid()
+        self._pid = getpid()
         self._lanes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Lane] = weakref.WeakKeyDictionary()
-        self._last: tuple[Callable[[], asyncio.AbstractEventLoop | None], Lane] | None = None
+        self._near: Callable[[], Stream | None] = lambda: None  # to the only server, of the loop that asked last
+        self._breaker = self._places.breakers.at(self._places.only)
 
     async def run(self, steps: Steps[T]) -> T:
         """Make the calls of a method.
@@ -223,7 +224,7 @@ class LoopLink:
         Raises:
             EngineError: One of them failed.
         """
-        if os.getpid() != self._pid:
+        if getpid() != self._pid:
             self._places.reborn()
             self.reborn()
         moves = follow(steps, self._places)
@@ -242,11 +243,16 @@ class LoopLink:
 
     def at_hand(self) -> Stream | None:
         """Give the connection to the one server that there is, if it can be asked without any detour."""
-        address = self._places.only
-        if address is None or self._places.breakers.failures(address) or os.getpid() != self._pid:
+        if self._breaker.failures or getpid() != self._pid:
             return None
-        stream = self._lane().streams.get((address, False))
-        return stream if type(stream) is Stream and stream.broken is None else None
+        stream = self._near()
+        if stream is not None and stream.loop is get_running_loop() and stream.broken is None:
+            return stream
+        address = self._places.only
+        stream = None if address is None else self._lane().at((address, False))
+        if stream is not None:
+            self._near = weakref.ref(stream)  # a loop that is over is not kept
+        return stream
 
     def note(self, error: BaseException) -> None:
         """Take note of what broke the connection at hand; raise `UnavailableError` if its server gave no answer."""
@@ -280,13 +286,10 @@ class LoopLink:
                 stream = None
 
     def _lane(self) -> Lane:
-        loop, last = asyncio.get_running_loop(), self._last
-        if last is not None and last[0]() is loop:  # most often there is only one
-            return last[1]
+        loop = get_running_loop()
         lane = self._lanes.get(loop)
         if lane is None:
             lane = self._lanes[loop] = Lane()
-        self._last = (weakref.ref(loop), lane)
         return lane
 
     def close(self) -> None:
