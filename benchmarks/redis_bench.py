@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 from benchmarks import redis_fanout, redis_fleet, redis_peers
+from benchmarks.awake import awake
 from benchmarks.figures import Figure, Options, figure
-from benchmarks.redis_peers import awake
 from benchmarks.stats import Case, interleave, median, ratios
 from tests.support.redis_servers import RedisServer
 from unstale import Cache

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import redis
 import redis.asyncio
 
+from benchmarks.awake import awake
 from benchmarks.figures import Figure, Options, figure
 from benchmarks.stats import Case, interleave, median, ratios
 from tests.support.ports import HOST
@@ -32,27 +30,6 @@ CROWD_TARGETS = {"redis-py get": 3.0}
 
 Function = Callable[[int], object]
 AsyncFunction = Callable[[int], Awaitable[object]]
-
-
-SPIN = """
-import os
-os.nice(19)
-if hasattr(os, "SCHED_IDLE"):
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-while True:
-    pass
-"""
-
-
-@contextlib.contextmanager
-def awake() -> Iterator[None]:
-    """Keep a core from falling asleep between two round trips, by a process that gives way to every other one."""
-    spinner = subprocess.Popen([sys.executable, "-c", SPIN])
-    try:
-        yield
-    finally:
-        spinner.kill()
-        spinner.wait()
 
 
 def stored_names(server: RedisServer, keys: list[str]) -> list[bytes]:
