@@ -11,6 +11,8 @@ from collections.abc import Iterator
 SPIN = """
 import os, sys
 os.nice(19)
+if hasattr(os, "SCHED_IDLE"):
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {int(sys.argv[1])})
 while True:
@@ -20,7 +22,10 @@ while True:
 
 @contextlib.contextmanager
 def awake() -> Iterator[None]:
-    """Keep every core awake, each by a process of its own that gives way to any other one."""
+    """Keep every core awake, each by a process of its own that gives way to any other one.
+
+    The scheduler takes a core that runs nothing else for an idle one, and wakes others there.
+    """
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     spinners = [subprocess.Popen([sys.executable, "-c", SPIN, str(core)]) for core in cores]
     try:

@@ -11,7 +11,7 @@ import pytest
 from redis.connection import Connection
 
 from unstale.engines import redis_wire
-from unstale.engines.redis_wire import LATE_MAX, LOOK_AGAIN, LOOKS, Wire
+from unstale.engines.redis_wire import AWAY, LOOK_AGAIN, LOOKS, NEAR, Wire
 
 if not redis_wire.KERNEL_TIMES:
     pytest.skip("only there the kernel keeps the time, and a thread looks before it sleeps", allow_module_level=True)
@@ -46,8 +46,12 @@ class Scene:
         self.watched = Watched(fileno=ours.detach())
         self.asking: deque[None] = deque()
         self.heard = b""
+        self.wire = self.made()
+
+    def made(self) -> Wire:
+        """Make the connection."""
         connection: Any = type("Made", (), {"connect": lambda _: None, "_get_socket": lambda _: self.watched})()
-        self.wire = Wire(cast("Connection", connection), 5.0, self.asking)
+        return Wire(cast("Connection", connection), 5.0, self.asking)
 
     def ask(self, *, look: int | None = None, wait_s: float = 0.0) -> tuple[int, int]:
         """Ask something that is answered before the look of this number, or before the sleep: how many there were."""
@@ -77,25 +81,38 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 @pytest.mark.parametrize("look", [1, 5, LOOKS])
 def test_what_a_near_server_answers_is_found_before_the_thread_sleeps(scene: Scene, look: int) -> None:
     """The answer is taken at the look at which it is there, and nothing else is received."""
-    for _ in range(LATE_MAX * 2):
+    for _ in range(NEAR * 2):
         assert scene.ask(look=look) == (look, 0)
 
 
 def test_a_far_server_is_soon_looked_for_no_more_but_now_and_then(scene: Scene) -> None:
     """After a few late answers the thread sleeps at once; one answer in many is looked for, and may be near again."""
-    looks = [scene.ask()[0] for _ in range(2 * LOOK_AGAIN + 1)]
-    assert looks[:LATE_MAX] == [LOOKS] * LATE_MAX
-    assert [number for number in range(LATE_MAX, len(looks)) if looks[number]] == [LOOK_AGAIN, 2 * LOOK_AGAIN]
+    some = NEAR // AWAY
+    looks = [scene.ask()[0] for _ in range(some + 2 * LOOK_AGAIN)]
+    assert looks[:some] == [LOOKS] * some
+    assert [number - some for number in range(some, len(looks)) if looks[number]] == [
+        LOOK_AGAIN - 1,
+        2 * LOOK_AGAIN - 1,
+    ]
     for _ in range(LOOK_AGAIN - 1):
-        scene.ask()
+        assert scene.ask(look=1) == (0, 1)
     assert scene.ask(look=3) == (3, 0)  # it has come near
     assert scene.ask(look=2) == (2, 0)
+
+
+def test_a_server_that_answers_late_as_often_as_not_is_far(scene: Scene) -> None:
+    """Looking has to find more answers than it misses: a miss costs more than a find gains."""
+    found = [scene.ask(look=1 if number % 2 else None) for number in range(4 * NEAR)]
+    assert found[-NEAR:] == [(0, 1)] * NEAR
+    scene.wire = scene.made()
+    found = [scene.ask(look=1 if number % 4 else None) for number in range(16 * NEAR)]
+    assert found.count((1, 0)) == 12 * NEAR
 
 
 def test_who_is_not_alone_sleeps(scene: Scene) -> None:
     """While another request is under way, from the start or from some look on, there is other work than to look."""
     scene.asking.append(None)
-    for _ in range(LATE_MAX * 2):
+    for _ in range(NEAR * 2):
         assert scene.ask() == (0, 1)
     scene.asking.pop()
     assert scene.ask(look=1) == (1, 0)  # and nobody takes the server for a far one

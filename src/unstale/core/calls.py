@@ -86,7 +86,8 @@ async def publish_record(node: Node | None, record: Record, *, wait: bool) -> Re
     """Invalidate."""
     if node is None:
         return _unpublished(record)
-    await ready(node)
+    if not node.joined.fired:
+        await ready(node)
     return await invalidate(node, record, wait=wait)
 
 

@@ -73,5 +73,7 @@ class Appends:
 
 def _parts(records: Sequence[Record]) -> list[Sequence[Record]]:
     """Divide records among commands: without any there is one command too, which tells where the head is."""
-    starts = range(0, max(1, len(records)), SCRIPT_RECORDS)
+    if len(records) <= SCRIPT_RECORDS:
+        return [records]
+    starts = range(0, len(records), SCRIPT_RECORDS)
     return [records[start : start + SCRIPT_RECORDS] for start in starts]

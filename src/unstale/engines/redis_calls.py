@@ -46,6 +46,10 @@ class Call(NamedTuple):
     partly: bool = False
     data: bytes = b""
 
+    def bytes(self) -> Data:
+        """Give the bytes of its commands, at once or piece by piece."""
+        return self.data or in_turn(self.commands)
+
 
 class Ask(NamedTuple):
     """What goes to one server; it answers with so many replies."""
@@ -66,14 +70,18 @@ Steps: TypeAlias = Generator[Call, list[Any], T]
 Moves: TypeAlias = Generator[Ask | Refresh, Any, T]
 
 
-def follow(steps: Steps[T], places: Places) -> Moves[T]:
+def follow(steps: Steps[T], call: Call, places: Places) -> Moves[T]:
     """Give the moves of a method: whoever drives them only sends bytes, or lets the places be refreshed.
+
+    Args:
+        steps: The method.
+        call: The call at which it is: those before were answered without any detour.
+        places: Where the keys lie.
 
     Raises:
         EngineError: One of its calls failed, and the method did not deal with that.
     """
     try:
-        call = next(steps)
         while True:
             try:
                 replies = yield from _make(call, places)
@@ -101,7 +109,7 @@ def _send(call: Call, places: Places) -> Moves[list[Any]]:
     route = None
     if only is not None:  # the usual case: all goes to one server, and its replies are what was asked for
         try:
-            replies = yield from _ask(Ask(only, call.data or in_turn(call.commands), len(call.commands), call), places)
+            replies = yield from _ask(Ask(only, call.bytes(), len(call.commands), call), places)
             if ErrorReply not in map(type, replies):
                 return replies
             route = Route(call, places)

@@ -7,6 +7,8 @@ from os import getpid
 from typing import Any, Final
 
 from unstale.engines.redis_calls import Ask, Refresh, Steps, T, follow
+from unstale.engines.redis_commands import Data
+from unstale.engines.redis_errors import ErrorReply
 from unstale.engines.redis_places import Places, connection_to, unreached
 from unstale.engines.redis_url import Address
 from unstale.engines.redis_wire import BREAKS, Wire
@@ -44,8 +46,18 @@ class Link:
         if getpid() != self._pid:
             self._places.reborn()
             self.reborn()
-        moves = follow(steps, self._places)
         try:
+            call = next(steps)
+            while True:
+                try:
+                    replies = None if call.wait_s else self.ask_at_hand(call.bytes(), len(call.commands))
+                except EngineError as error:
+                    call = steps.throw(error)
+                    continue
+                if replies is None or ErrorReply in map(type, replies):
+                    break  # what was refused is sent once more, and its error dealt with
+                call = steps.send(replies)
+            moves = follow(steps, call, self._places)
             move = next(moves)
             while True:
                 try:
@@ -58,7 +70,7 @@ class Link:
             value: T = done.value
             return value
 
-    def ask_at_hand(self, data: bytes, count: int) -> list[Any] | None:
+    def ask_at_hand(self, data: Data, count: int) -> list[Any] | None:
         """Ask the one server that there is, by a connection that is at hand: the usual case, without any detour.
 
         Returns:

@@ -94,7 +94,7 @@ class LogSteps:
 
     def append(self, records: tuple[Record, ...]) -> Steps[Appended]:
         """Append records by one script, or many by several of one write; acknowledged by the quorum if there is one."""
-        quorum = yield from self._quorum()
+        quorum = 0 if self._replicas == 0 and not self._url.quorum else (yield from self._quorum())
         makes = self._appends.commands(records)
         call = Call(makes, [self._names.log] * len(makes))
         if quorum:

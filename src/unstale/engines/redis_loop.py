@@ -227,8 +227,18 @@ class LoopLink:
         if getpid() != self._pid:
             self._places.reborn()
             self.reborn()
-        moves = follow(steps, self._places)
         try:
+            call = next(steps)
+            while True:
+                try:
+                    replies = None if call.slow else await self.ask_at_hand(joined(call.bytes()), len(call.commands))
+                except EngineError as error:
+                    call = steps.throw(error)
+                    continue
+                if replies is None or ErrorReply in map(type, replies):
+                    break  # what was refused is sent once more, and its error dealt with
+                call = steps.send(replies)
+            moves = follow(steps, call, self._places)
             move = next(moves)
             while True:
                 try:
@@ -254,11 +264,22 @@ class LoopLink:
             self._near = weakref.ref(stream)  # a loop that is over is not kept
         return stream
 
+    async def ask_at_hand(self, data: bytes, count: int) -> list[Any] | None:
+        """Ask the one server that there is, by the connection at hand: see `Link.ask_at_hand`."""
+        stream = self.at_hand()
+        if stream is None:
+            return None
+        try:
+            return await stream.ask(data, count)
+        except BREAKS as error:
+            self.note(error)
+            return None
+
     def note(self, error: BaseException) -> None:
         """Take note of what broke the connection at hand; raise `UnavailableError` if its server gave no answer."""
         address = self._places.only
         if address is not None and isinstance(error, TimeoutError):
-            self._places.breakers.at(address).failed()
+            self._breaker.failed()
             raise unreached(address, self._places.url, error) from error
 
     async def _refresh(self, move: Refresh) -> list[Any]:

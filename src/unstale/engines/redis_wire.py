@@ -24,8 +24,9 @@ BREAKS: Final = (OSError, redis.RedisError, hiredis.HiredisError)
 TIMEVAL: Final = struct.Struct("ll")  # of 64-bit Linux
 KERNEL_TIMES: Final = sys.platform == "linux" and sys.maxsize > 2**32
 LOOKS: Final = 64  # for an answer, before the thread sleeps: to be put to sleep and woken costs about as much
-LATE_MAX: Final = 8  # answers in a row that were not there by then: the server is far, or busy
-LOOK_AGAIN: Final = 256  # one in so many answers of such a server
+NEAR: Final = 8  # an answer that was there by then brings a server nearer by one, up to this; one that was not,
+AWAY: Final = 2  # takes it away by so many: looking pays while at least two in three are found
+LOOK_AGAIN: Final = 256  # for one in so many answers of a server that is far, or busy
 
 
 class Wire:
@@ -37,7 +38,18 @@ class Wire:
         asking: Has an item for each request that is under way by any of the connections together with this one.
     """
 
-    __slots__ = ("_asking", "_connection", "_kernel", "_late", "_limit_s", "_reader", "_socket", "_timeout_s", "used")
+    __slots__ = (
+        "_asking",
+        "_connection",
+        "_kernel",
+        "_limit_s",
+        "_near",
+        "_reader",
+        "_socket",
+        "_timeout_s",
+        "_unseen",
+        "used",
+    )
 
     def __init__(self, connection: Connection, timeout_s: float, asking: deque[None] | None = None) -> None:
         connection.connect()  # type: ignore[no-untyped-call]
@@ -56,7 +68,8 @@ class Wire:
             self._limit(socket.SO_SNDTIMEO, timeout_s)
             self._limit(socket.SO_RCVTIMEO, timeout_s)
         self._limit_s = timeout_s  # what the next answer may take
-        self._late = 0  # answers in a row that were not there when they were looked for
+        self._near = NEAR
+        self._unseen = 0  # answers that were not looked for, one after another
         self.used = False
 
     def _limit(self, option: int, seconds: float) -> None:
@@ -110,22 +123,23 @@ class Wire:
         under way, there is other work to do meanwhile. And for a server that is near: of others, one answer in many is
         looked for, to see whether they are still far.
         """
-        asking, late = self._asking, self._late
-        self._late = late + 1
-        if late >= LATE_MAX and late % LOOK_AGAIN:
-            return
+        asking = self._asking
+        if not self._near:
+            self._unseen += 1
+            if self._unseen < LOOK_AGAIN:
+                return
         receive, flags = self._socket.recv, socket.MSG_DONTWAIT
         for _ in range(LOOKS):
             if len(asking) > 1:
-                self._late = late
                 return
             try:
                 received = receive(READ_BYTES, flags)
             except BlockingIOError:
                 continue
-            self._late = 0
+            self._near = min(self._near + 1, NEAR) if self._near else NEAR // 2
             self._take(received, count, replies)
             return
+        self._near, self._unseen = max(self._near - AWAY, 0), 0
 
     def _take(self, received: bytes, count: int, replies: list[Any]) -> None:
         """Add what was received to the replies."""
