@@ -140,23 +140,23 @@ def _delays_ms(server: RedisServer, readers: int, count: int, rate: int) -> tupl
 def _floor_ms(server: RedisServer, count: int, rate: int) -> tuple[list[float], list[float]]:
     """Measure what is under all that: an entry of a stream to whoever waits for it, and what adding it takes."""
     client: Any = server.client()
-    calls_ms = []
-    with roles(1, _raw_reader, server.url, count) as (reader,):
+    calls_ms, stream = [], f"floor {time.monotonic_ns()}"
+    with roles(1, _raw_reader, server.url, stream, count) as (reader,):
         for _ in range(count):
             time.sleep(1 / rate)
             began = boottime()
-            client.xadd("floor", {"began": repr(began)})
+            client.xadd(stream, {"began": repr(began)})
             calls_ms.append((boottime() - began) * 1e3)
         return reader.hear(), calls_ms
 
 
-def _raw_reader(url: str, count: int, pipe: Connection) -> None:
+def _raw_reader(url: str, stream: str, count: int, pipe: Connection) -> None:
     client: Any = redis.Redis.from_url(url)
     delays_ms: list[float] = []
     last = b"0"
     pipe.send("ready")
     while len(delays_ms) < count:
-        for _stream, entries in client.xread({"floor": last}, block=int(PATIENCE_S * 1e3)):
+        for _stream, entries in client.xread({stream: last}, block=int(PATIENCE_S * 1e3)):
             now = boottime()
             delays_ms += [(now - float(fields[b"began"])) * 1e3 for _id, fields in entries]
             last = entries[-1][0]

@@ -153,6 +153,23 @@ def test_a_key_of_another_type_is_an_error(engines: Engines, shops: Shops, key: 
         shop.well()
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_records_that_a_strange_log_refuses_leave_no_ids(engines: Engines, shops: Shops, count: int) -> None:
+    """Ids that were noted for records which could not be added are taken off again: they would never be trimmed."""
+    with RedisServer() as server:
+        engine = engines(server.url)
+        engine.append((Record("first", ("a",)),))
+        server.call("XADD", f"{TAG}:log", "900-0", "another", "program's")
+        records = tuple(Record(f"late-{number}", ("a", f"b:{number}")) for number in range(count))
+        with pytest.raises(CorruptError) as refused:
+            engine.append(records)
+        assert "delete its meta key" in refused.value.hint
+        assert server.call("HKEYS", f"{TAG}:ids") == [b"first"]
+        server.call("DEL", f"{TAG}:meta")
+        assert [logged.position for logged in engine.append(records).records] == list(range(1, count + 1))
+        shops(server.url).well()
+
+
 def test_an_entry_of_another_type_is_replaced(shops: Shops) -> None:
     """Where the store holds something else at an entry's key, the value is loaded and replaces it."""
     with RedisServer() as server:

@@ -165,7 +165,8 @@ class Marks:
             # Many at once: to find the first of a dictionary means to pass over all that has been taken out before it.
             surplus = len(by_scope) - self._max + self._max // FORGET_SHARE
             for oldest in list(islice(by_scope, surplus)):
-                self.floor = max(self.floor, full(by_scope.pop(oldest)).last)
+                mark = by_scope.pop(oldest)
+                self.floor = max(self.floor, mark if type(mark) is int else full(mark).last)
 
     def judge(self, scopes: Iterable[str], position: int, key: str, version: Version | None) -> Verdict:
         """Judge an entry stamped at or above the floor; see `judge`."""

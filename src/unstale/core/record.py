@@ -103,6 +103,8 @@ class _Wire(msgspec.Struct, array_like=True):
     record: Record
 
 
+_KINDS = frozenset({INVALIDATE, PULSE})
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Wire).decode
 
@@ -129,9 +131,8 @@ def read_record(data: bytes, record_id: str) -> Record | None:
         wire = _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    if wire.format != FORMAT or wire.kind not in {INVALIDATE, PULSE} or wire.record.id != record_id:
-        return None
-    return wire.record
+    record = wire.record
+    return record if wire.format == FORMAT and wire.kind in _KINDS and record.id == record_id else None
 
 
 def unreadable(record_id: str) -> Record:

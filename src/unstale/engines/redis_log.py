@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from unstale.core.ops import Appended, Batch, Identity, MarksReply, Member, Members
-from unstale.core.record import Logged, Record, Stamp, decode_record, encode_record
+from unstale.core.record import Logged, Record, Stamp, encode_record, read_record, unreadable
 from unstale.engines import redis_scripts as scripts
 from unstale.engines.memory import MEMBER_LIFE
 from unstale.engines.redis_append_scripts import PUT
@@ -183,7 +183,7 @@ class LogSteps:
         if self._list[0] != list_id:
             self._list = (list_id, self._clock())
         identity = self._identity(generation, head, head_id)
-        records = tuple(self._logged(*entry) for entry in found[0][1]) if found else ()
+        records = tuple([self._logged(*entry) for entry in found[0][1]]) if found else ()
         at_id: str | None = None
         if records and records[0].position == position + 1:
             at_id = records[0].prev
@@ -205,17 +205,17 @@ class LogSteps:
 
     def _logged(self, entry_id: bytes, fields: list[Any]) -> Logged:
         """Read one entry of the stream; one that is not ours names no predecessor, and so ends the chain."""
-        position = int(entry_id.partition(b"-")[0])
+        position = int(entry_id[:-2] if entry_id.endswith(b"-0") else entry_id.partition(b"-")[0])
         try:
             _i, record_id, _p, prev, _d, data = fields
             name, before = record_id.decode(), prev.decode()
         except (ValueError, UnicodeDecodeError):
-            return Logged(position, "?", decode_record(b"", "?"))
+            return Logged(position, "?", unreadable("?"))
         if self._seal is not None:
             data = self._seal.open(f"record|{name}", data)
             if data is None:  # it has its place in the chain, and says nothing
                 return Logged(position, before, Record(name, (), why="no valid signature"))
-        return Logged(position, before, decode_record(data, name))
+        return Logged(position, before, read_record(data, name) or unreadable(name))
 
     def read_head(self) -> Steps[Identity]:
         """Tell the head: with a quorum, by a write that it acknowledges."""
