@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import hiredis
 from redis.asyncio.connection import Connection, SSLConnection
@@ -18,7 +18,9 @@ from redis.backoff import NoBackoff
 
 from unstale.engines.redis_errors import ErrorReply
 from unstale.engines.redis_url import Address, RedisUrl
+from unstale.engines.redis_wire import AWAY, LOOK_AGAIN, NEAR
 
+TURNS: Final = 32  # of the loop, in which it does not sleep while a lone request waits: about what a sleep costs
 Waiter = tuple[float, int, list[Any], "asyncio.Future[list[Any]]"]  # until when it waits, for how many replies
 
 
@@ -37,6 +39,10 @@ class Stream(asyncio.Protocol):
         self._waiters: deque[Waiter] = deque()
         self._outgoing: list[bytes] = []
         self._alone = True
+        self._near = NEAR  # as of a `Wire`
+        self._unseen = 0
+        self._turns = 0  # that the loop is still kept from sleeping
+        self._stirring = False
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.broken: BaseException | None = None
@@ -72,11 +78,30 @@ class Stream(asyncio.Protocol):
             self._timer = loop.call_at(until, self._look)
         if at_once:
             self._transport.write(data)
+            self._unseen += 1
+            if self._near or self._unseen >= LOOK_AGAIN:
+                self._unseen, self._turns = 0, TURNS
+                if not self._stirring:
+                    self._stirring = True
+                    loop.call_soon(self._stir)
             return future
         if not self._outgoing:
             loop.call_soon(self._flush)
         self._outgoing.append(data)
         return future
+
+    def _stir(self) -> None:
+        """Keep the loop from sleeping for a few turns, while a request is alone and its server is near: see `Wire`.
+
+        Nobody waits for that: each turn serves whatever else the loop has to do.
+        """
+        if self._turns and len(self._waiters) == 1:
+            self._turns -= 1
+            if self._turns:
+                self.loop.call_soon(self._stir)
+                return
+            self._near = max(self._near - AWAY, 0)
+        self._stirring, self._turns = False, 0
 
     def _flush(self) -> None:
         data, self._outgoing = self._outgoing, []
@@ -86,6 +111,8 @@ class Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand the replies to those who wait for them."""
+        if self._turns:  # it came while the loop was kept from sleeping
+            self._turns, self._near = 0, min(self._near + 1, NEAR) if self._near else NEAR // 2
         self._reader.feed(data)
         waiters, take = self._waiters, self._reader.gets
         try:
